@@ -1,0 +1,200 @@
+//! Typed custom headers: each a struct whose fields are declared once with their wire names.
+//!
+//! A header is written into any [`FieldSink`] (a frame that is being encoded, or an owned map) and read from
+//! [`ExtFields`], borrowing its strings. One file per family below; every type says which codes use it.
+
+use crate::ext_fields::{ExtFields, HeaderError};
+use crate::header_json::Digits;
+
+/// Where the fields of a header go.
+pub trait FieldSink {
+    /// Takes one field.
+    fn put(&mut self, name: &'static str, value: &str);
+}
+
+impl FieldSink for ExtFields<'static> {
+    fn put(&mut self, name: &'static str, value: &str) {
+        self.set(name, value.to_owned());
+    }
+}
+
+/// A header that can be written.
+pub trait Header {
+    /// Puts every field that is present.
+    fn write(&self, sink: &mut impl FieldSink);
+}
+
+/// A header that can be read.
+pub trait DecodeHeader<'e>: Sized {
+    /// Reads the fields.
+    ///
+    /// # Errors
+    /// [`HeaderError`] when a required field is missing or one does not parse.
+    fn decode(ext: &'e ExtFields<'_>) -> Result<Self, HeaderError>;
+}
+
+/// The header without fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NoHeader;
+
+impl Header for NoHeader {
+    fn write(&self, _sink: &mut impl FieldSink) {}
+}
+
+impl DecodeHeader<'_> for NoHeader {
+    fn decode(_ext: &ExtFields<'_>) -> Result<Self, HeaderError> {
+        Ok(Self)
+    }
+}
+
+/// A type that a header field can have.
+pub trait FieldValue<'e>: Sized {
+    /// Reads the field `name`.
+    ///
+    /// # Errors
+    /// [`HeaderError`].
+    fn read(ext: &'e ExtFields<'_>, name: &'static str) -> Result<Self, HeaderError>;
+
+    /// Writes the field unless it is absent.
+    fn put(&self, name: &'static str, sink: &mut impl FieldSink);
+}
+
+impl<'e> FieldValue<'e> for &'e str {
+    fn read(ext: &'e ExtFields<'_>, name: &'static str) -> Result<Self, HeaderError> {
+        ext.required(name)
+    }
+
+    fn put(&self, name: &'static str, sink: &mut impl FieldSink) {
+        sink.put(name, self);
+    }
+}
+
+impl<'e> FieldValue<'e> for Option<&'e str> {
+    fn read(ext: &'e ExtFields<'_>, name: &'static str) -> Result<Self, HeaderError> {
+        Ok(ext.get(name))
+    }
+
+    fn put(&self, name: &'static str, sink: &mut impl FieldSink) {
+        if let Some(text) = self {
+            sink.put(name, text);
+        }
+    }
+}
+
+macro_rules! integer_field {
+    ($($kind:ty),*) => {$(
+        impl<'e> FieldValue<'e> for $kind {
+            fn read(ext: &'e ExtFields<'_>, name: &'static str) -> Result<Self, HeaderError> {
+                ext.parsed(name)?.ok_or(HeaderError::Missing { field: name })
+            }
+
+            fn put(&self, name: &'static str, sink: &mut impl FieldSink) {
+                sink.put(name, Digits::new().format(i64::from(*self)));
+            }
+        }
+
+        impl<'e> FieldValue<'e> for Option<$kind> {
+            fn read(ext: &'e ExtFields<'_>, name: &'static str) -> Result<Self, HeaderError> {
+                ext.parsed(name)
+            }
+
+            fn put(&self, name: &'static str, sink: &mut impl FieldSink) {
+                if let Some(value) = self {
+                    FieldValue::put(value, name, sink);
+                }
+            }
+        }
+    )*};
+}
+integer_field!(i32, i64);
+
+impl<'e> FieldValue<'e> for bool {
+    fn read(ext: &'e ExtFields<'_>, name: &'static str) -> Result<Self, HeaderError> {
+        Option::<bool>::read(ext, name)?.ok_or(HeaderError::Missing { field: name })
+    }
+
+    fn put(&self, name: &'static str, sink: &mut impl FieldSink) {
+        sink.put(name, if *self { "true" } else { "false" });
+    }
+}
+
+/// Anything but `true` in any case is false, as the original's parser has it.
+impl<'e> FieldValue<'e> for Option<bool> {
+    fn read(ext: &'e ExtFields<'_>, name: &'static str) -> Result<Self, HeaderError> {
+        Ok(ext
+            .get(name)
+            .filter(|text| !text.is_empty())
+            .map(|text| text.eq_ignore_ascii_case("true")))
+    }
+
+    fn put(&self, name: &'static str, sink: &mut impl FieldSink) {
+        if let Some(value) = self {
+            FieldValue::put(value, name, sink);
+        }
+    }
+}
+
+/// Declares header structs: `field: Type = "wireName"`. Types: `&'e str`, `i32`, `i64`, `bool`, and `Option` of each.
+///
+/// ```
+/// agena_protocol::header! {
+///     /// Asks for one topic.
+///     pub struct Example<'e> {
+///         /// The topic's name.
+///         topic: &'e str = "topic",
+///         /// How many.
+///         count: Option<i32> = "count",
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! header {
+    ($(#[$meta:meta])* pub struct $name:ident<'e> {
+        $($(#[$field_meta:meta])* $field:ident : $kind:ty = $wire:literal,)*
+    }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct $name<'e> {
+            $($(#[$field_meta])* pub $field: $kind,)*
+        }
+
+        impl $crate::headers::Header for $name<'_> {
+            fn write(&self, sink: &mut impl $crate::headers::FieldSink) {
+                $($crate::headers::FieldValue::put(&self.$field, $wire, sink);)*
+                let _ = sink;
+            }
+        }
+
+        impl<'e> $crate::headers::DecodeHeader<'e> for $name<'e> {
+            fn decode(
+                ext: &'e $crate::ext_fields::ExtFields<'_>,
+            ) -> Result<Self, $crate::ext_fields::HeaderError> {
+                Ok(Self { $($field: $crate::headers::FieldValue::read(ext, $wire)?,)* })
+            }
+        }
+    };
+    ($(#[$meta:meta])* pub struct $name:ident {
+        $($(#[$field_meta:meta])* $field:ident : $kind:ty = $wire:literal,)*
+    }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[$field_meta])* pub $field: $kind,)*
+        }
+
+        impl $crate::headers::Header for $name {
+            fn write(&self, sink: &mut impl $crate::headers::FieldSink) {
+                $($crate::headers::FieldValue::put(&self.$field, $wire, sink);)*
+                let _ = sink;
+            }
+        }
+
+        impl<'e> $crate::headers::DecodeHeader<'e> for $name {
+            fn decode(
+                ext: &'e $crate::ext_fields::ExtFields<'_>,
+            ) -> Result<Self, $crate::ext_fields::HeaderError> {
+                Ok(Self { $($field: $crate::headers::FieldValue::read(ext, $wire)?,)* })
+            }
+        }
+    };
+}

@@ -1,0 +1,13 @@
+//! RocketMQ's remoting protocol and record format as pure data: no I/O, no async, no unsafe.
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod command;
+pub mod ext_fields;
+pub mod frame;
+pub mod frame_writer;
+pub mod header_binary;
+pub mod header_json;
+pub mod headers;
+pub mod request_code;
+pub mod response_code;
