@@ -101,6 +101,10 @@ impl Command {
 
     /// Adds one field.
     #[must_use]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "callers pass numbers and string slices; a reference would only add noise"
+    )]
     pub fn with_ext(mut self, name: impl Into<String>, value: impl ToString) -> Self {
         self.ext.set(name.into(), value.to_string());
         self

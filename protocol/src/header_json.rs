@@ -6,7 +6,9 @@
 use std::borrow::Cow;
 
 use crate::ext_fields::ExtFields;
+use crate::fastjson::{DEPTH_MAX, JsonError};
 use crate::frame::{Frame, FrameError, SerializeType};
+use crate::json_text::JsonText;
 
 /// Names of the languages by code (spec/wire.md §2.2).
 pub const LANGUAGE_NAMES: [&str; 14] = [
@@ -16,9 +18,6 @@ pub const LANGUAGE_NAMES: [&str; 14] = [
 
 /// Code of a language that is not in the table.
 pub const LANGUAGE_OTHER: u8 = 7;
-
-/// How deep an unknown member may nest.
-const DEPTH_MAX: usize = 64;
 
 /// Reads a header object.
 pub(crate) fn decode<'a>(header: &'a [u8], body: &'a [u8]) -> Result<Frame<'a>, FrameError> {
@@ -33,10 +32,14 @@ pub(crate) fn decode<'a>(header: &'a [u8], body: &'a [u8]) -> Result<Frame<'a>, 
         ext: ExtFields::new(),
         body,
     };
-    let mut json = Reader {
-        bytes: header,
-        at: 0,
-    };
+    match read(&mut Reader(JsonText::new(header)), &mut frame) {
+        Ok(()) => Ok(frame),
+        Err(JsonError::Syntax { reason, .. }) => Err(FrameError::Header(reason)),
+        Err(JsonError::Type(_)) => Err(FrameError::Header("not a header object")),
+    }
+}
+
+fn read<'a>(json: &mut Reader<'a>, frame: &mut Frame<'a>) -> Result<(), JsonError> {
     json.object(|json, name| {
         match name.as_ref() {
             "code" => frame.code = json.int()?,
@@ -45,27 +48,27 @@ pub(crate) fn decode<'a>(header: &'a [u8], body: &'a [u8]) -> Result<Frame<'a>, 
             "flag" => frame.flag = json.int()?,
             "language" => frame.language = language_code(json.scalar()?.as_deref()),
             "remark" => frame.remark = json.scalar()?,
-            "extFields" => {
-                if json.peek() == Some(b'n') {
-                    json.scalar()?;
-                } else {
-                    json.object(|json, key| {
-                        if let Some(value) = json.scalar()? {
-                            frame.ext.push(key, value);
-                        }
-                        Ok(())
-                    })?;
-                }
-            }
+            "extFields" => read_ext(json, frame)?,
             _ => json.skip(0)?,
         }
         Ok(())
     })?;
-    json.space();
-    if json.at < header.len() {
-        return Err(FrameError::Header("text behind the header object"));
+    match json.0.peek() {
+        None => Ok(()),
+        Some(_) => Err(json.0.error("text behind the header object")),
     }
-    Ok(frame)
+}
+
+fn read_ext<'a>(json: &mut Reader<'a>, frame: &mut Frame<'a>) -> Result<(), JsonError> {
+    if json.0.peek() == Some(b'n') {
+        return json.scalar().map(|_| ());
+    }
+    json.object(|json, key| {
+        if let Some(value) = json.scalar()? {
+            frame.ext.push(key, value);
+        }
+        Ok(())
+    })
 }
 
 fn language_code(text: Option<&str>) -> u8 {
@@ -171,199 +174,79 @@ impl Digits {
     }
 }
 
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
+struct Reader<'a>(JsonText<'a>);
 
 impl<'a> Reader<'a> {
-    fn space(&mut self) {
-        while matches!(self.bytes.get(self.at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-            self.at += 1;
-        }
-    }
-
-    fn peek(&mut self) -> Option<u8> {
-        self.space();
-        self.bytes.get(self.at).copied()
-    }
-
-    fn expect(&mut self, byte: u8, what: &'static str) -> Result<(), FrameError> {
-        if self.peek() == Some(byte) {
-            self.at += 1;
-            return Ok(());
-        }
-        Err(FrameError::Header(what))
-    }
-
     /// Reads `{ name: value, … }`, calling `member` behind each colon.
     fn object(
         &mut self,
-        mut member: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), FrameError>,
-    ) -> Result<(), FrameError> {
-        self.expect(b'{', "expected an object")?;
+        mut member: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), JsonError>,
+    ) -> Result<(), JsonError> {
+        self.0.expect(b'{', "expected an object")?;
         loop {
-            match self.peek() {
+            match self.0.peek() {
                 Some(b'}') => {
-                    self.at += 1;
+                    self.0.step();
                     return Ok(());
                 }
-                Some(b',') => self.at += 1,
+                Some(b',') => self.0.step(),
                 Some(_) => {
-                    let name = self.name()?;
-                    self.expect(b':', "expected a colon")?;
+                    let name = self.0.word()?;
+                    self.0.expect(b':', "expected a colon")?;
                     member(self, name)?;
-                    if !matches!(self.peek(), Some(b',' | b'}')) {
-                        return Err(FrameError::Header(
-                            "expected a comma or the end of the object",
-                        ));
+                    if !matches!(self.0.peek(), Some(b',' | b'}')) {
+                        return Err(self.0.error("expected a comma or the end of the object"));
                     }
                 }
-                None => return Err(FrameError::Header("object is cut")),
+                None => return Err(self.0.error("object is cut")),
             }
-        }
-    }
-
-    fn name(&mut self) -> Result<Cow<'a, str>, FrameError> {
-        match self.peek() {
-            Some(b'"' | b'\'') => self.string(),
-            _ => self.bare().map(Cow::Borrowed),
         }
     }
 
     /// A string, number, boolean or null (`None`), as text.
-    fn scalar(&mut self) -> Result<Option<Cow<'a, str>>, FrameError> {
-        match self.peek() {
-            Some(b'"' | b'\'') => self.string().map(Some),
+    fn scalar(&mut self) -> Result<Option<Cow<'a, str>>, JsonError> {
+        match self.0.peek() {
+            Some(b'"' | b'\'') => self.0.string().map(Some),
             Some(b'{' | b'[') => {
-                let from = self.at;
+                let from = self.0.at();
                 self.skip(0)?;
-                Ok(Some(String::from_utf8_lossy(&self.bytes[from..self.at])))
+                Ok(Some(String::from_utf8_lossy(self.0.since(from))))
             }
-            _ => self
-                .bare()
-                .map(|text| (text != "null").then_some(Cow::Borrowed(text))),
+            _ => {
+                let word = self.0.bare()?;
+                Ok((word != "null").then_some(Cow::Borrowed(word)))
+            }
         }
     }
 
-    fn int(&mut self) -> Result<i32, FrameError> {
+    fn int(&mut self) -> Result<i32, JsonError> {
         match self.scalar()? {
             None => Ok(0),
             Some(text) => text
                 .trim()
                 .parse()
-                .map_err(|_| FrameError::Header("number out of range or not a number")),
+                .map_err(|_| self.0.error("number out of range or not a number")),
         }
-    }
-
-    /// Letters, digits and signs up to the next delimiter.
-    fn bare(&mut self) -> Result<&'a str, FrameError> {
-        self.space();
-        let from = self.at;
-        while self.bytes.get(self.at).is_some_and(|b| {
-            b.is_ascii_alphanumeric() || matches!(b, b'-' | b'+' | b'.' | b'_' | b'$')
-        }) {
-            self.at += 1;
-        }
-        if self.at == from {
-            return Err(FrameError::Header("expected a value"));
-        }
-        std::str::from_utf8(&self.bytes[from..self.at]).map_err(|_| FrameError::Header("not UTF-8"))
-    }
-
-    fn string(&mut self) -> Result<Cow<'a, str>, FrameError> {
-        let quote = self.bytes[self.at];
-        let from = self.at + 1;
-        let mut end = from;
-        loop {
-            match self.bytes.get(end) {
-                None => return Err(FrameError::Header("string is cut")),
-                Some(b'\\') => return self.escaped_string(quote, from),
-                Some(&byte) if byte == quote => break,
-                Some(_) => end += 1,
-            }
-        }
-        self.at = end + 1;
-        Ok(String::from_utf8_lossy(&self.bytes[from..end]))
-    }
-
-    fn escaped_string(&mut self, quote: u8, from: usize) -> Result<Cow<'a, str>, FrameError> {
-        const CUT: FrameError = FrameError::Header("string is cut");
-        let mut text = Vec::new();
-        let mut at = from;
-        loop {
-            let byte = *self.bytes.get(at).ok_or(CUT)?;
-            at += 1;
-            if byte == quote {
-                break;
-            }
-            if byte != b'\\' {
-                text.push(byte);
-                continue;
-            }
-            let escape = *self.bytes.get(at).ok_or(CUT)?;
-            at += 1;
-            let character = match escape {
-                b'n' => '\n',
-                b'r' => '\r',
-                b't' => '\t',
-                b'b' => '\u{8}',
-                b'f' => '\u{c}',
-                b'u' => {
-                    let unit = self.hex(&mut at)?;
-                    if (0xd800..0xdc00).contains(&unit)
-                        && self.bytes.get(at..at + 2) == Some(b"\\u")
-                    {
-                        at += 2;
-                        let low = self.hex(&mut at)?;
-                        char::from_u32(
-                            0x1_0000 + ((unit - 0xd800) << 10) + (low.wrapping_sub(0xdc00) & 0x3ff),
-                        )
-                        .unwrap_or(char::REPLACEMENT_CHARACTER)
-                    } else {
-                        char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER)
-                    }
-                }
-                other => char::from(other),
-            };
-            text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
-        }
-        self.at = at;
-        Ok(Cow::Owned(String::from_utf8_lossy(&text).into_owned()))
-    }
-
-    fn hex(&self, at: &mut usize) -> Result<u32, FrameError> {
-        const BAD: FrameError = FrameError::Header("bad \\u escape");
-        let digits = self.bytes.get(*at..*at + 4).ok_or(BAD)?;
-        *at += 4;
-        let digits = std::str::from_utf8(digits).map_err(|_| BAD)?;
-        u32::from_str_radix(digits, 16).map_err(|_| BAD)
     }
 
     /// Steps over any value.
-    fn skip(&mut self, depth: usize) -> Result<(), FrameError> {
+    fn skip(&mut self, depth: usize) -> Result<(), JsonError> {
         if depth > DEPTH_MAX {
-            return Err(FrameError::Header("nested too deeply"));
+            return Err(self.0.error("nested too deeply"));
         }
-        match self.peek() {
-            Some(b'{') => {
-                let mut result = Ok(());
-                self.object(|json, _| {
-                    result = json.skip(depth + 1);
-                    result.clone()
-                })
-            }
+        match self.0.peek() {
+            Some(b'{') => self.object(|json, _| json.skip(depth + 1)),
             Some(b'[') => {
-                self.at += 1;
+                self.0.step();
                 loop {
-                    match self.peek() {
+                    match self.0.peek() {
                         Some(b']') => {
-                            self.at += 1;
+                            self.0.step();
                             return Ok(());
                         }
-                        Some(b',') => self.at += 1,
+                        Some(b',') => self.0.step(),
                         Some(_) => self.skip(depth + 1)?,
-                        None => return Err(FrameError::Header("array is cut")),
+                        None => return Err(self.0.error("array is cut")),
                     }
                 }
             }
