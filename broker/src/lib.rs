@@ -1,1 +1,4 @@
-//! Placeholder until the first commit of this crate.
+//! The broker: topics, groups, delivery.
+#![forbid(unsafe_code)]
+
+pub mod config;
