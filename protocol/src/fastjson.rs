@@ -74,29 +74,26 @@ pub fn to_vec_pretty<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     write::to_vec(value, KeyStyle::Bare, true)
 }
 
-/// An enum of the wire: written by name; read by name or ordinal, and anything else is the default.
+/// An enum of the wire: written by name; read by name or ordinal, and anything else is its `#[default]`.
 #[macro_export]
 macro_rules! wire_enum {
     ($(#[$meta:meta])* pub enum $name:ident {
-        $(#[$first_meta:meta])* $first:ident = $first_text:literal,
         $($(#[$variant_meta:meta])* $variant:ident = $text:literal,)*
     }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
         pub enum $name {
-            $(#[$first_meta])* #[default] $first,
             $($(#[$variant_meta])* $variant,)*
         }
 
         impl $name {
             /// All values in the order of their ordinals.
-            pub const ALL: &'static [Self] = &[Self::$first, $(Self::$variant,)*];
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// The name on the wire.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self {
-                    Self::$first => $first_text,
                     $(Self::$variant => $text,)*
                 }
             }
@@ -146,6 +143,7 @@ mod tests {
         /// A colour.
         pub enum Colour {
             /// The first.
+            #[default]
             Red = "RED",
             /// The second.
             Green = "GREEN",

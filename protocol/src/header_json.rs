@@ -71,6 +71,15 @@ fn read_ext<'a>(json: &mut Reader<'a>, frame: &mut Frame<'a>) -> Result<(), Json
     })
 }
 
+/// The name of a language code, as bodies and tools have it.
+#[must_use]
+pub fn language_name(code: u8) -> &'static str {
+    LANGUAGE_NAMES
+        .get(usize::from(code))
+        .copied()
+        .unwrap_or("OTHER")
+}
+
 fn language_code(text: Option<&str>) -> u8 {
     let Some(text) = text else {
         return LANGUAGE_OTHER;
@@ -99,12 +108,7 @@ pub(crate) fn write_fixed(
     out.extend_from_slice(b",\"flag\":");
     out.extend_from_slice(digits.format(flag.into()).as_bytes());
     out.extend_from_slice(b",\"language\":\"");
-    out.extend_from_slice(
-        LANGUAGE_NAMES
-            .get(usize::from(language))
-            .unwrap_or(&"OTHER")
-            .as_bytes(),
-    );
+    out.extend_from_slice(language_name(language).as_bytes());
     out.extend_from_slice(b"\",\"opaque\":");
     out.extend_from_slice(digits.format(opaque.into()).as_bytes());
     if let Some(remark) = remark {

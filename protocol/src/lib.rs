@@ -1,8 +1,10 @@
 //! RocketMQ's remoting protocol and record format as pure data: no I/O, no async, no unsafe.
 #![forbid(unsafe_code)]
 
+pub mod bodies;
 pub mod clock;
 pub mod command;
+pub mod compression;
 pub mod ext_fields;
 pub mod fastjson;
 pub mod frame;
