@@ -3,6 +3,20 @@
 //! A header is written into any [`FieldSink`] (a frame that is being encoded, or an owned map) and read from
 //! [`ExtFields`], borrowing its strings. One file per family below; every type says which codes use it.
 
+pub mod access;
+pub mod admin;
+pub mod client;
+pub mod group;
+pub mod namesrv;
+pub mod offsets;
+pub mod pop;
+pub mod pull;
+pub mod query;
+pub mod replication;
+pub mod send;
+pub mod topic;
+pub mod transaction;
+
 use crate::ext_fields::{ExtFields, HeaderError};
 use crate::header_json::Digits;
 
@@ -153,7 +167,7 @@ macro_rules! header {
         $($(#[$field_meta:meta])* $field:ident : $kind:ty = $wire:literal,)*
     }) => {
         $(#[$meta])*
-        #[derive(Debug, Clone, PartialEq, Eq)]
+        #[derive(Debug, Clone, PartialEq, Eq, Default)]
         pub struct $name<'e> {
             $($(#[$field_meta])* pub $field: $kind,)*
         }
@@ -177,7 +191,7 @@ macro_rules! header {
         $($(#[$field_meta:meta])* $field:ident : $kind:ty = $wire:literal,)*
     }) => {
         $(#[$meta])*
-        #[derive(Debug, Clone, PartialEq, Eq)]
+        #[derive(Debug, Clone, PartialEq, Eq, Default)]
         pub struct $name {
             $($(#[$field_meta])* pub $field: $kind,)*
         }
@@ -197,4 +211,82 @@ macro_rules! header {
             }
         }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::admin::InvokeBrokerToResetOffsetRequest;
+    use super::pull::PullMessageRequest;
+    use super::send::{SendMessageRequest, SendMessageRequestV2};
+    use super::*;
+    use crate::request_code::RequestCode;
+
+    fn short() -> SendMessageRequestV2<'static> {
+        SendMessageRequestV2 {
+            producer_group: "PG",
+            topic: "T",
+            default_topic: "TBW102",
+            default_topic_queue_nums: 4,
+            queue_id: -1,
+            sys_flag: 0,
+            born_timestamp: 1_795_224_012_345,
+            flag: 7,
+            properties: Some("k\u{1}v\u{2}"),
+            reconsume_times: Some(0),
+            unit_mode: Some(false),
+            max_reconsume_times: None,
+            batch: Some(true),
+            bname: Some("broker-a"),
+        }
+    }
+
+    #[test]
+    fn both_forms_of_a_send_say_the_same() {
+        let long = SendMessageRequest::from(short());
+        let mut short_fields = ExtFields::new();
+        short().write(&mut short_fields);
+        assert_eq!(short_fields.get("m"), Some("true"));
+        assert_eq!(short_fields.get("l"), None);
+        let mut long_fields = ExtFields::new();
+        long.write(&mut long_fields);
+        let read = |code, fields| SendMessageRequest::read(code, fields).unwrap();
+        assert_eq!(read(RequestCode::SendBatchMessage, &short_fields), long);
+        assert_eq!(read(RequestCode::SendMessage, &long_fields), long);
+        assert!(long.is_batch());
+    }
+
+    #[test]
+    fn faults_name_the_field_on_the_wire() {
+        let mut fields = ExtFields::new();
+        short().write(&mut fields);
+        fields.set("e", "x");
+        assert!(matches!(
+            SendMessageRequest::read(RequestCode::SendMessageV2, &fields),
+            Err(HeaderError::Invalid { field: "e", .. })
+        ));
+        fields.set("e", "");
+        assert_eq!(
+            SendMessageRequest::read(RequestCode::SendMessageV2, &fields),
+            Err(HeaderError::Missing { field: "e" })
+        );
+        assert_eq!(
+            PullMessageRequest::decode(&fields),
+            Err(HeaderError::Missing {
+                field: "consumerGroup"
+            })
+        );
+    }
+
+    #[test]
+    fn booleans_are_true_in_any_case_and_else_false() {
+        let mut fields = ExtFields::new();
+        for (text, value) in [("TRUE", true), ("true", true), ("1", false), ("no", false)] {
+            for (name, value) in [("topic", "T"), ("group", "G"), ("timestamp", "-1")] {
+                fields.set(name, value);
+            }
+            fields.set("isForce", text);
+            let header = InvokeBrokerToResetOffsetRequest::decode(&fields).unwrap();
+            assert_eq!(header.is_force, value, "{text}");
+        }
+    }
 }

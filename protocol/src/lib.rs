@@ -1,6 +1,7 @@
 //! RocketMQ's remoting protocol and record format as pure data: no I/O, no async, no unsafe.
 #![forbid(unsafe_code)]
 
+pub mod batch;
 pub mod bodies;
 pub mod clock;
 pub mod command;
