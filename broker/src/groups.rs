@@ -9,7 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use agena_protocol::bodies::{DataVersion, SubscriptionGroupConfig, SubscriptionGroupWrapper};
+use agena_protocol::bodies::data_version::DataVersion;
+use agena_protocol::bodies::subscription_group::{
+    SubscriptionGroupConfig, SubscriptionGroupWrapper,
+};
 use agena_protocol::clock::Clock;
 use agena_protocol::fastjson::{self, KeyStyle};
 use agena_protocol::group;
@@ -64,7 +67,7 @@ impl Groups {
     ) -> Result<Self, SnapshotError> {
         let table = VersionedTable::open(directory, saver, clock)?;
         for name in BUILT_IN {
-            let config = default_config(name);
+            let config = SubscriptionGroupConfig::new(name);
             table.provide(name, Group::of(config));
         }
         table.save_soon();
@@ -101,7 +104,7 @@ impl Groups {
         Some(self.table.edit(|edit| match edit.get(name) {
             Some(group) if group.config.is_some() => group,
             existing => {
-                let mut group = Group::of(default_config(name));
+                let mut group = Group::of(SubscriptionGroupConfig::new(name));
                 if let Some(existing) = existing {
                     group.forbidden = existing.forbidden.clone();
                 }
@@ -114,7 +117,9 @@ impl Groups {
     /// Every group's settings, in no order.
     pub fn all(&self) -> Vec<SubscriptionGroupConfig> {
         let entries = self.table.entries().into_iter();
-        entries.filter_map(|(_, group)| group.config.clone()).collect()
+        entries
+            .filter_map(|(_, group)| group.config.clone())
+            .collect()
     }
 
     /// Everything as request 201 answers it.
@@ -255,16 +260,12 @@ fn set_config(edit: &mut Edit<'_, Group>, config: &SubscriptionGroupConfig) {
     }
 }
 
-fn default_config(name: &str) -> SubscriptionGroupConfig {
-    SubscriptionGroupConfig {
-        group_name: name.to_owned(),
-        ..SubscriptionGroupConfig::default()
-    }
-}
-
-fn wrapper_of(version: &DataVersion, entries: &[(Arc<str>, Arc<Group>)]) -> SubscriptionGroupWrapper {
+fn wrapper_of(
+    version: &DataVersion,
+    entries: &[(Arc<str>, Arc<Group>)],
+) -> SubscriptionGroupWrapper {
     let mut wrapper = SubscriptionGroupWrapper {
-        data_version: version.clone(),
+        data_version: *version,
         ..SubscriptionGroupWrapper::default()
     };
     for (name, group) in entries {
@@ -296,10 +297,15 @@ impl FileForm for Group {
                 (name, Self { config, forbidden })
             })
             .collect();
-        entries.extend(wrapper.forbidden_table.into_iter().map(|(name, forbidden)| {
-            let config = None;
-            (name, Self { config, forbidden })
-        }));
+        entries.extend(
+            wrapper
+                .forbidden_table
+                .into_iter()
+                .map(|(name, forbidden)| {
+                    let config = None;
+                    (name, Self { config, forbidden })
+                }),
+        );
         Ok(Some(Content {
             version: wrapper.data_version,
             entries,
@@ -345,7 +351,7 @@ mod tests {
     fn settings_and_forbidden_topics_survive_a_crash_and_a_clean_stop() {
         let directory = tempfile::tempdir().unwrap();
         let (groups, _never_saved) = open(directory.path(), true);
-        let mut config = default_config("g");
+        let mut config = SubscriptionGroupConfig::new("g");
         config.retry_max_times = 3;
         groups.update_all(&[config]).unwrap();
         groups.set_readable("g", "T", false).unwrap();
@@ -369,9 +375,13 @@ mod tests {
     fn the_same_settings_again_are_no_change() {
         let directory = tempfile::tempdir().unwrap();
         let (groups, _saver) = open(directory.path(), true);
-        groups.update_all(&[default_config("g")]).unwrap();
+        groups
+            .update_all(&[SubscriptionGroupConfig::new("g")])
+            .unwrap();
         let version = groups.data_version();
-        groups.update_all(&[default_config("g")]).unwrap();
+        groups
+            .update_all(&[SubscriptionGroupConfig::new("g")])
+            .unwrap();
         assert_eq!(groups.data_version(), version);
     }
 }

@@ -127,7 +127,11 @@ mod tests {
     fn what_was_inserted_is_there_until_removed() {
         let table = NameTable::default();
         for number in 0..1000 {
-            assert!(table.insert(&format!("t{number}"), Arc::new(number)).is_none());
+            assert!(
+                table
+                    .insert(&format!("t{number}"), Arc::new(number))
+                    .is_none()
+            );
         }
         assert_eq!(table.len(), 1000);
         assert_eq!(table.get("t999").as_deref(), Some(&999));

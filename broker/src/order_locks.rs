@@ -49,12 +49,7 @@ impl OrderLocks {
     }
 
     /// Locks or renews what is free or already this client's, and returns those queues. The others belong to another client.
-    pub fn lock(
-        &self,
-        group: &str,
-        client_id: &str,
-        queues: &[MessageQueue],
-    ) -> Vec<MessageQueue> {
+    pub fn lock(&self, group: &str, client_id: &str, queues: &[MessageQueue]) -> Vec<MessageQueue> {
         let now = self.clock.monotonic();
         let client_id: Arc<str> = Arc::from(client_id);
         let mut groups = self.groups.lock();

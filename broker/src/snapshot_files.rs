@@ -248,7 +248,9 @@ struct Waiting {
 
 impl std::fmt::Debug for Waiting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Waiting").field("delay", &self.delay).finish_non_exhaustive()
+        f.debug_struct("Waiting")
+            .field("delay", &self.delay)
+            .finish_non_exhaustive()
     }
 }
 
@@ -280,7 +282,11 @@ impl Saver {
     /// Has `file` saved after the delay, unless that is due already.
     pub fn schedule(&self, file: Weak<dyn Save>) {
         let mut state = self.shared.state.lock();
-        if state.due.iter().any(|(_, other)| Weak::ptr_eq(other, &file)) {
+        if state
+            .due
+            .iter()
+            .any(|(_, other)| Weak::ptr_eq(other, &file))
+        {
             return;
         }
         state.due.push((Instant::now() + self.shared.delay, file));

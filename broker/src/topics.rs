@@ -7,7 +7,11 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use agena_protocol::bodies::{DataVersion, TopicConfig, TopicConfigSerializeWrapper};
+use agena_protocol::bodies::data_version::DataVersion;
+use agena_protocol::bodies::topic_config::{
+    PERM_INHERIT, PERM_READ, PERM_WRITE, TOPIC_SYS_FLAG_UNIT, TOPIC_SYS_FLAG_UNIT_SUB, TopicConfig,
+    TopicConfigSerializeWrapper,
+};
 use agena_protocol::clock::Clock;
 use agena_protocol::fastjson::{self, KeyStyle};
 use agena_protocol::topic;
@@ -21,19 +25,8 @@ pub mod attributes;
 
 use attributes::{AttributeFault, Attributes};
 
-/// Bit of a topic's permission: consumers may pull.
-pub const PERM_READ: i32 = 4;
-/// Bit of a topic's permission: producers may send.
-pub const PERM_WRITE: i32 = 2;
-/// Bit of a topic's permission: sends to unknown topics may copy it.
-pub const PERM_INHERIT: i32 = 1;
 /// What ordinary topics have.
 pub const PERM_READ_WRITE: i32 = PERM_READ | PERM_WRITE;
-
-/// Bit of a topic's system flag: made by a producer in unit mode.
-const SYS_FLAG_UNIT: i32 = 1;
-/// Bit of a topic's system flag: the retry topic of a consumer in unit mode.
-const SYS_FLAG_UNIT_SUB: i32 = 2;
 
 /// The part of the configuration that topics depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,7 +124,10 @@ impl Topics {
     /// Every topic at one moment, with the version of that moment.
     pub fn versioned(&self) -> (DataVersion, Vec<Arc<TopicConfig>>) {
         let (version, entries) = self.table.versioned_entries();
-        (version, entries.into_iter().map(|(_, config)| config).collect())
+        (
+            version,
+            entries.into_iter().map(|(_, config)| config).collect(),
+        )
     }
 
     /// How often topics were changed, and when last.
@@ -141,7 +137,7 @@ impl Topics {
 
     /// Something that is registered together with the topics was changed (the broker's permission).
     pub fn bump_version(&self) {
-        self.table.edit(Edit::bump_version);
+        self.table.edit(|edit| edit.bump_version());
     }
 
     /// Reserved on this broker: administrators do not change it.
@@ -169,15 +165,19 @@ impl Topics {
         if let Some(config) = self.get(name) {
             return Some(config);
         }
-        let sys_flag = if unit_mode { SYS_FLAG_UNIT } else { 0 };
+        let sys_flag = if unit_mode { TOPIC_SYS_FLAG_UNIT } else { 0 };
         if let Some(copy) = self.copy_of_template(name, template, queue_nums, sys_flag) {
             return Some(self.create_unless_there(copy));
         }
         topic::is_retry(name).then(|| {
-            let flag = if unit_mode { SYS_FLAG_UNIT_SUB } else { 0 };
+            let flag = if unit_mode {
+                TOPIC_SYS_FLAG_UNIT_SUB
+            } else {
+                0
+            };
             self.create_unless_there(TopicConfig {
                 topic_sys_flag: flag,
-                ..topic_of(name, 1, PERM_READ_WRITE)
+                ..TopicConfig::new(name, 1, PERM_READ_WRITE)
             })
         })
     }
@@ -193,15 +193,15 @@ impl Topics {
         let mut config = match self.get(name) {
             Some(config) if config.order == order => return config,
             Some(config) => TopicConfig::clone(&config),
-            None => topic_of(name, queue_nums, PERM_READ_WRITE),
+            None => TopicConfig::new(name, queue_nums, PERM_READ_WRITE),
         };
         config.order = order;
         if unit_mode {
-            config.topic_sys_flag |= SYS_FLAG_UNIT_SUB;
+            config.topic_sys_flag |= TOPIC_SYS_FLAG_UNIT_SUB;
         }
         let (config, version) = self.table.edit(|edit| {
             let config = edit.set(name, config);
-            (config, edit.version().clone())
+            (config, *edit.version())
         });
         self.tell(std::slice::from_ref(&config), &version);
         config
@@ -211,7 +211,7 @@ impl Topics {
     pub fn ensure(&self, name: &str, queue_nums: i32) -> Arc<TopicConfig> {
         match self.get(name) {
             Some(config) => config,
-            None => self.create_unless_there(topic_of(name, queue_nums, PERM_READ_WRITE)),
+            None => self.create_unless_there(TopicConfig::new(name, queue_nums, PERM_READ_WRITE)),
         }
     }
 
@@ -242,7 +242,7 @@ impl Topics {
                 .flatten()
                 .map(|config| edit.set(&config.topic_name.clone(), config))
                 .collect();
-            Ok::<_, AttributeFault>((changed, edit.version().clone()))
+            Ok::<_, AttributeFault>((changed, *edit.version()))
         });
         let (changed, version) = edited??;
         if !changed.is_empty() {
@@ -256,8 +256,7 @@ impl Topics {
     /// # Errors
     /// [`SnapshotError`].
     pub fn delete(&self, name: &str) -> Result<bool, SnapshotError> {
-        self.table
-            .edit_durably(|edit| edit.remove(name).is_some())
+        self.table.edit_durably(|edit| edit.remove(name).is_some())
     }
 
     /// Marks as ordered what the name servers have an order configuration for; nothing loses the mark by this.
@@ -301,8 +300,8 @@ impl Topics {
         let queue_nums = queue_nums.min(template.write_queue_nums).max(0);
         Some(TopicConfig {
             topic_sys_flag: sys_flag,
-            topic_filter_type: template.topic_filter_type.clone(),
-            ..topic_of(name, queue_nums, template.perm & !PERM_INHERIT)
+            topic_filter_type: template.topic_filter_type,
+            ..TopicConfig::new(name, queue_nums, template.perm & !PERM_INHERIT)
         })
     }
 
@@ -312,7 +311,7 @@ impl Topics {
             Some(there) => (there, None),
             None => {
                 let config = edit.set(&name, config);
-                (config, Some(edit.version().clone()))
+                (config, Some(*edit.version()))
             }
         });
         if let Some(version) = version {
@@ -379,24 +378,13 @@ impl FileForm for TopicConfig {
 
     fn encode(version: &DataVersion, entries: &[(Arc<str>, Arc<Self>)]) -> Vec<u8> {
         let wrapper = TopicConfigSerializeWrapper {
-            data_version: version.clone(),
+            data_version: *version,
             topic_config_table: entries
                 .iter()
                 .map(|(name, config)| (name.to_string(), TopicConfig::clone(config)))
                 .collect(),
-            ..TopicConfigSerializeWrapper::default()
         };
         fastjson::to_vec(&wrapper, KeyStyle::Bare)
-    }
-}
-
-fn topic_of(name: &str, queue_nums: i32, perm: i32) -> TopicConfig {
-    TopicConfig {
-        topic_name: name.to_owned(),
-        read_queue_nums: queue_nums,
-        write_queue_nums: queue_nums,
-        perm,
-        ..TopicConfig::default()
     }
 }
 
@@ -420,35 +408,35 @@ fn built_in(settings: &TopicSettings) -> Vec<TopicConfig> {
     let (cluster, broker) = (&settings.cluster, &settings.broker_name);
     let template = |enabled: bool| PERM_INHERIT | if enabled { PERM_READ_WRITE } else { 0 };
     let mut topics = vec![
-        topic_of(topic::SELF_TEST, 1, PERM_READ_WRITE),
-        topic_of(topic::BENCHMARK, 1024, PERM_READ_WRITE),
-        topic_of(cluster, 16, template(settings.cluster_topic)),
-        topic_of(broker, 1, template(settings.broker_topic)),
-        topic_of(topic::OFFSET_MOVED_EVENT, 1, PERM_READ_WRITE),
-        topic_of(topic::SCHEDULE, 18, PERM_READ_WRITE),
-        topic_of(&topic::reply_of(cluster), 1, PERM_READ_WRITE),
-        topic_of(
-            &format!("{}{cluster}", topic::REVIVE_LOG_PREFIX),
+        TopicConfig::new(topic::SELF_TEST, 1, PERM_READ_WRITE),
+        TopicConfig::new(topic::BENCHMARK, 1024, PERM_READ_WRITE),
+        TopicConfig::new(cluster, 16, template(settings.cluster_topic)),
+        TopicConfig::new(broker, 1, template(settings.broker_topic)),
+        TopicConfig::new(topic::OFFSET_MOVED_EVENT, 1, PERM_READ_WRITE),
+        TopicConfig::new(topic::SCHEDULE, 18, PERM_READ_WRITE),
+        TopicConfig::new(topic::reply_of(cluster), 1, PERM_READ_WRITE),
+        TopicConfig::new(
+            format!("{}{cluster}", topic::REVIVE_LOG_PREFIX),
             settings.revive_queue_nums,
             PERM_READ_WRITE,
         ),
-        topic_of(
-            &format!("{}{broker}", topic::SYNC_BROKER_MEMBER_PREFIX),
+        TopicConfig::new(
+            format!("{}{broker}", topic::SYNC_BROKER_MEMBER_PREFIX),
             1,
             PERM_INHERIT,
         ),
-        topic_of(topic::TRANS_HALF, 1, PERM_READ_WRITE),
-        topic_of(topic::TRANS_OP_HALF, 1, PERM_READ_WRITE),
+        TopicConfig::new(topic::TRANS_HALF, 1, PERM_READ_WRITE),
+        TopicConfig::new(topic::TRANS_OP_HALF, 1, PERM_READ_WRITE),
     ];
     if settings.auto_create {
         let queues = settings.default_queue_nums;
-        topics.push(topic_of(topic::AUTO_CREATE, queues, template(true)));
+        topics.push(TopicConfig::new(topic::AUTO_CREATE, queues, template(true)));
     }
     if let Some(trace) = &settings.trace_topic {
-        topics.push(topic_of(trace, 1, PERM_READ_WRITE));
+        topics.push(TopicConfig::new(trace, 1, PERM_READ_WRITE));
     }
     if settings.timer_wheel {
-        topics.push(topic_of(topic::TIMER_WHEEL, 1, PERM_READ_WRITE));
+        topics.push(TopicConfig::new(topic::TIMER_WHEEL, 1, PERM_READ_WRITE));
     }
     topics
 }
@@ -485,7 +473,7 @@ mod tests {
     }
 
     fn requested(name: &str, queues: i32) -> TopicConfig {
-        topic_of(name, queues, PERM_READ_WRITE)
+        TopicConfig::new(name, queues, PERM_READ_WRITE)
     }
 
     #[test]
@@ -494,8 +482,17 @@ mod tests {
         let (topics, _saver) = open(directory.path(), settings());
         let template = topics.get("TBW102").unwrap();
         assert_eq!((template.perm, template.write_queue_nums), (7, 8));
-        assert_eq!(topics.get("SCHEDULE_TOPIC_XXXX").unwrap().read_queue_nums, 18);
-        assert_eq!(topics.get("rmq_sys_SYNC_BROKER_MEMBER_broker-a").unwrap().perm, 1);
+        assert_eq!(
+            topics.get("SCHEDULE_TOPIC_XXXX").unwrap().read_queue_nums,
+            18
+        );
+        assert_eq!(
+            topics
+                .get("rmq_sys_SYNC_BROKER_MEMBER_broker-a")
+                .unwrap()
+                .perm,
+            1
+        );
         assert_eq!(topics.all().len(), 13);
         assert_eq!(topics.data_version().counter, 0);
     }
@@ -510,12 +507,23 @@ mod tests {
             count.fetch_add(changed.len(), Ordering::SeqCst);
         }));
         let made = topics.create_on_send("T", "TBW102", 4, false).unwrap();
-        assert_eq!((made.write_queue_nums, made.read_queue_nums, made.perm), (4, 4, 6));
+        assert_eq!(
+            (made.write_queue_nums, made.read_queue_nums, made.perm),
+            (4, 4, 6)
+        );
         let many = topics.create_on_send("T16", "TBW102", 16, true).unwrap();
         assert_eq!((many.write_queue_nums, many.topic_sys_flag), (8, 1));
         assert!(topics.create_on_send("T", "TBW102", 4, false).is_some());
-        assert!(topics.create_on_send("N", "no such template", 4, false).is_none());
-        assert!(topics.create_on_send("N", "BenchmarkTest", 4, false).is_none());
+        assert!(
+            topics
+                .create_on_send("N", "no such template", 4, false)
+                .is_none()
+        );
+        assert!(
+            topics
+                .create_on_send("N", "BenchmarkTest", 4, false)
+                .is_none()
+        );
         assert_eq!(told.load(Ordering::SeqCst), 2);
         assert_eq!(topics.data_version().counter, 2);
     }
@@ -533,7 +541,9 @@ mod tests {
         let (topics, _saver) = open(directory.path(), forbidden);
         assert!(topics.get("TBW102").is_some());
         assert!(topics.create_on_send("T", "TBW102", 4, false).is_none());
-        let retry = topics.create_on_send("%RETRY%g", "TBW102", 4, false).unwrap();
+        let retry = topics
+            .create_on_send("%RETRY%g", "TBW102", 4, false)
+            .unwrap();
         assert_eq!((retry.write_queue_nums, retry.perm), (1, 6));
     }
 
@@ -585,19 +595,31 @@ mod tests {
         let (topics, _saver) = open(directory.path(), settings());
         for (name, remark) in [
             ("TBW102", "The topic[TBW102] is conflict with system topic."),
-            ("broker-a", "The topic[broker-a] is conflict with system topic."),
+            (
+                "broker-a",
+                "The topic[broker-a] is conflict with system topic.",
+            ),
             ("", "The specified topic is blank."),
         ] {
             let refused = topics.update(&requested(name, 1)).unwrap_err();
-            assert!(matches!(&refused, TopicRefused::Invalid(text) if text == remark), "{refused}");
+            assert!(
+                matches!(&refused, TopicRefused::Invalid(text) if text == remark),
+                "{refused}"
+            );
         }
         let mut mixed = requested("M", 1);
         mixed.attributes = attributes::parse_changes("+message.type=MIXED").unwrap();
-        assert!(matches!(topics.update(&mixed), Err(TopicRefused::Invalid(_))));
+        assert!(matches!(
+            topics.update(&mixed),
+            Err(TopicRefused::Invalid(_))
+        ));
         let good = requested("G", 1);
         mixed.attributes = attributes::parse_changes("+message.type=NO").unwrap();
         assert!(topics.update_all(&[good, mixed]).is_err());
-        assert!(topics.get("G").is_none(), "a list is changed as a whole or not at all");
+        assert!(
+            topics.get("G").is_none(),
+            "a list is changed as a whole or not at all"
+        );
     }
 
     #[test]

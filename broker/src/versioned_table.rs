@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
-use agena_protocol::bodies::DataVersion;
+use agena_protocol::bodies::data_version::DataVersion;
 use agena_protocol::clock::Clock;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -26,6 +26,9 @@ pub struct Content<V> {
     /// Settings by name.
     pub entries: Vec<(String, V)>,
 }
+
+/// Names and values, in no order.
+pub type Entries<V> = Vec<(Arc<str>, Arc<V>)>;
 
 /// How a table looks in its file.
 pub trait FileForm: Sized + Send + Sync + 'static {
@@ -94,10 +97,7 @@ impl<V: FileForm + Serialize + DeserializeOwned> VersionedTable<V> {
         let (journal, lines) =
             ChangeJournal::open(directory, &format!("{}.journal", V::FILE_NAME))?;
         let table = NameTable::default();
-        let mut version = DataVersion {
-            timestamp: clock.now_ms(),
-            ..DataVersion::default()
-        };
+        let mut version = DataVersion::first(clock.now_ms());
         let mut saved = None;
         if let Some(content) = content {
             saved = Some(content.version.counter);
@@ -133,19 +133,19 @@ impl<V: FileForm + Serialize + DeserializeOwned> VersionedTable<V> {
     }
 
     /// Everything, in no order.
-    pub fn entries(&self) -> Vec<(Arc<str>, Arc<V>)> {
+    pub fn entries(&self) -> Entries<V> {
         self.table.entries()
     }
 
     /// Everything at one moment, with the version of that moment.
-    pub fn versioned_entries(&self) -> (DataVersion, Vec<(Arc<str>, Arc<V>)>) {
+    pub fn versioned_entries(&self) -> (DataVersion, Entries<V>) {
         let changes = self.changes.lock();
-        (changes.version.clone(), self.table.entries())
+        (changes.version, self.table.entries())
     }
 
     /// How often the settings were changed, and when last.
     pub fn version(&self) -> DataVersion {
-        self.changes.lock().version.clone()
+        self.changes.lock().version
     }
 
     /// Adds what every broker has, unless the file had it. That is no change: the version stays.
@@ -221,7 +221,7 @@ impl<V: FileForm + Serialize + DeserializeOwned> Save for VersionedTable<V> {
             if changes.saved == Some(changes.version.counter) {
                 return Ok(());
             }
-            (changes.version.clone(), self.table.entries())
+            (changes.version, self.table.entries())
         };
         self.file.save(&V::encode(&version, &entries))?;
         let mut changes = self.changes.lock();
@@ -267,8 +267,7 @@ impl<V: FileForm + Serialize + DeserializeOwned> Edit<'_, V> {
 
     fn raise_version(&mut self) {
         self.edited = true;
-        self.changes.version.counter += 1;
-        self.changes.version.timestamp = self.table.clock.now_ms();
+        self.changes.version.next(self.table.clock.now_ms());
     }
 
     fn record(&mut self, name: &str, value: Option<&V>) {
@@ -292,11 +291,7 @@ impl<V: FileForm + Serialize + DeserializeOwned> Edit<'_, V> {
     }
 }
 
-fn replay<V: DeserializeOwned>(
-    lines: &[Vec<u8>],
-    table: &NameTable<V>,
-    version: &mut DataVersion,
-) {
+fn replay<V: DeserializeOwned>(lines: &[Vec<u8>], table: &NameTable<V>, version: &mut DataVersion) {
     for line in lines {
         let change: Change<String, V> = match serde_json::from_slice(line) {
             Ok(change) => change,

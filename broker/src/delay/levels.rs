@@ -14,7 +14,9 @@ const READ_AHEAD: usize = 512;
 
 /// The configured text is no list of delays.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("messageDelayLevel: {0:?} is no delay; write numbers with one of the units s, m, h, d, separated by single blanks")]
+#[error(
+    "messageDelayLevel: {0:?} is no delay; write numbers with one of the units s, m, h, d, separated by single blanks"
+)]
 pub struct LevelsError(String);
 
 /// Reads `messageDelayLevel`: `1s 5s 10s …`.
@@ -106,7 +108,11 @@ impl Level {
     /// Everything up to the entry `offset` is delivered.
     pub fn delivered_through(&mut self, offset: u64) {
         self.next = offset + 1;
-        while self.ahead.front().is_some_and(|entry| entry.offset <= offset) {
+        while self
+            .ahead
+            .front()
+            .is_some_and(|entry| entry.offset <= offset)
+        {
             self.ahead.pop_front();
         }
     }
@@ -157,7 +163,13 @@ mod tests {
     #[test]
     fn entries_are_due_in_order_and_never_before_their_time() {
         let mut level = Level::new(Duration::from_secs(5), 7);
-        level.read_ahead(|from, _| vec![entry(from, 5000), entry(from + 1, 5001), entry(from + 2, 6000)]);
+        level.read_ahead(|from, _| {
+            vec![
+                entry(from, 5000),
+                entry(from + 1, 5001),
+                entry(from + 2, 6000),
+            ]
+        });
         assert_eq!(level.due(4999, 10).count(), 0);
         assert_eq!(level.due(5001, 10).count(), 2);
         assert_eq!(level.due(9000, 1).count(), 1);

@@ -40,7 +40,9 @@ pub struct Redirect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum DelayRefused {
     /// Code 13.
-    #[error("timer message illegal, the delay time should not be bigger than the max delay {max_ms}ms; or if set del msg, the delay time should be bigger than the current time")]
+    #[error(
+        "timer message illegal, the delay time should not be bigger than the max delay {max_ms}ms; or if set del msg, the delay time should be bigger than the current time"
+    )]
     Illegal {
         /// How far ahead a time may lie.
         max_ms: i64,
@@ -190,16 +192,24 @@ mod tests {
         }
         let encoded = buffer.encode();
         let properties = Properties::new(&encoded);
-        assert_eq!(asks_for_delay(properties), pairs.iter().any(|(name, _)| {
-            *name == "DELAY" || (name.starts_with("TIMER_DE") && *name != "TIMER_DEL_UNIQKEY")
-        }));
+        assert_eq!(
+            asks_for_delay(properties),
+            pairs.iter().any(|(name, _)| {
+                *name == "DELAY" || (name.starts_with("TIMER_DE") && *name != "TIMER_DEL_UNIQKEY")
+            })
+        );
         redirect(properties, "T", QueueId::new(2), NOW, rules)
     }
 
     #[test]
     fn a_level_waits_in_its_queue_and_beats_timers() {
-        let waiting = send(&[("DELAY", "3"), ("TIMER_DELAY_SEC", "9"), ("a", "b")]).unwrap().unwrap();
-        assert_eq!((waiting.topic, waiting.queue_id), ("SCHEDULE_TOPIC_XXXX", QueueId::new(2)));
+        let waiting = send(&[("DELAY", "3"), ("TIMER_DELAY_SEC", "9"), ("a", "b")])
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (waiting.topic, waiting.queue_id),
+            ("SCHEDULE_TOPIC_XXXX", QueueId::new(2))
+        );
         let properties = Properties::new(&waiting.properties);
         assert_eq!(properties.get("TIMER_DELAY_SEC"), None);
         assert_eq!(properties.get("REAL_TOPIC"), Some("T"));
@@ -212,7 +222,10 @@ mod tests {
     fn a_level_beyond_the_last_becomes_the_last() {
         let waiting = send(&[("DELAY", "99")]).unwrap().unwrap();
         assert_eq!(waiting.queue_id, QueueId::new(17));
-        assert_eq!(Properties::new(&waiting.properties).get("DELAY"), Some("18"));
+        assert_eq!(
+            Properties::new(&waiting.properties).get("DELAY"),
+            Some("18")
+        );
         assert_eq!(send(&[("DELAY", "0")]), Ok(None));
         assert_eq!(send(&[("DELAY", "-1")]), Ok(None));
     }
@@ -220,7 +233,10 @@ mod tests {
     #[test]
     fn a_timer_keeps_its_request_and_gets_the_step_before() {
         let waiting = send(&[("TIMER_DELAY_MS", "3500")]).unwrap().unwrap();
-        assert_eq!((waiting.topic, waiting.queue_id), ("rmq_sys_wheel_timer", QueueId::new(0)));
+        assert_eq!(
+            (waiting.topic, waiting.queue_id),
+            ("rmq_sys_wheel_timer", QueueId::new(0))
+        );
         let properties = Properties::new(&waiting.properties);
         assert_eq!(properties.get("TIMER_OUT_MS"), Some("1700000003000"));
         assert_eq!(properties.get("TIMER_DELAY_MS"), Some("3500"));
@@ -244,7 +260,10 @@ mod tests {
             timers_enabled: false,
             ..rules()
         };
-        assert_eq!(send_with(&[("TIMER_DELAY_SEC", "1")], disabled), Err(DelayRefused::TimersDisabled));
+        assert_eq!(
+            send_with(&[("TIMER_DELAY_SEC", "1")], disabled),
+            Err(DelayRefused::TimersDisabled)
+        );
         assert!(send_with(&[("DELAY", "1")], disabled).unwrap().is_some());
     }
 }

@@ -102,7 +102,11 @@ impl ProgressFiles {
     /// What the system said.
     pub fn note(&mut self, progress: &Progress) -> io::Result<()> {
         let slot = encode_slot(progress, self.sequence);
-        let at = if self.sequence.is_multiple_of(2) { 0 } else { SLOT_BYTES as u64 };
+        let at = if self.sequence.is_multiple_of(2) {
+            0
+        } else {
+            SLOT_BYTES as u64
+        };
         self.sequence += 1;
         self.live.write_all_at(&slot, at)
     }
@@ -173,7 +177,7 @@ fn encode_slot(progress: &Progress, sequence: u64) -> Vec<u8> {
     let mut slot = vec![0; 4];
     slot.extend(u32::try_from(levels.len()).unwrap_or(0).to_be_bytes());
     slot.extend(sequence.to_be_bytes());
-    slot.extend(progress.log_end.get().to_be_bytes());
+    slot.extend(progress.log_end.number().to_be_bytes());
     slot.extend(progress.timers.low.to_be_bytes());
     slot.extend(progress.timers.read.to_be_bytes());
     slot.extend(progress.timers.acted_ms.to_be_bytes());
@@ -188,13 +192,17 @@ fn encode_slot(progress: &Progress, sequence: u64) -> Vec<u8> {
 fn decode_slot(slot: &[u8]) -> Option<(u64, Progress)> {
     let word = |at: usize| Some(u64::from_be_bytes(slot.get(at..at + 8)?.try_into().ok()?));
     let half = |at: usize| Some(u32::from_be_bytes(slot.get(at..at + 4)?.try_into().ok()?));
-    let levels = usize::try_from(half(4)?).ok().filter(|count| *count <= LEVELS_MAX)?;
+    let levels = usize::try_from(half(4)?)
+        .ok()
+        .filter(|count| *count <= LEVELS_MAX)?;
     let end = HEAD_BYTES + levels * 8;
     if crc32fast::hash(slot.get(4..end)?) != half(0)? {
         return None;
     }
     let progress = Progress {
-        levels: (0..levels).filter_map(|level| word(HEAD_BYTES + level * 8)).collect(),
+        levels: (0..levels)
+            .filter_map(|level| word(HEAD_BYTES + level * 8))
+            .collect(),
         timers: TimerProgress {
             low: word(24)?,
             read: word(32)?,
@@ -224,7 +232,11 @@ fn decode_timer_check(bytes: &[u8]) -> Option<TimerProgress> {
     let queued = u64::try_from(number(16)?).ok()?;
     let ours = u64::try_from(number(56)?).ok()?;
     // RocketMQ writes zeros behind its numbers. Its timers that are due later still wait, wherever they stand in the queue.
-    let low = if ours >= queued && ours > 0 { queued } else { 0 };
+    let low = if ours >= queued && ours > 0 {
+        queued
+    } else {
+        0
+    };
     Some(TimerProgress {
         low,
         read: ours.max(queued),
@@ -289,7 +301,10 @@ mod tests {
         let (mut files, _) = open(directory.path(), 0);
         files.note(&progress(4, 400)).unwrap();
         files.note(&progress(5, 500)).unwrap();
-        files.live.write_all_at(&[0xff], SLOT_BYTES as u64 + 60).unwrap();
+        files
+            .live
+            .write_all_at(&[0xff], SLOT_BYTES as u64 + 60)
+            .unwrap();
         drop(files);
         assert_eq!(open(directory.path(), 900).1.levels, [4, 0, 8]);
     }

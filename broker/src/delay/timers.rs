@@ -53,7 +53,11 @@ pub fn times_of(
     store_ms: i64,
     rules: TimerRules,
 ) -> Option<TimerTimes> {
-    let number = |name| properties.get(name).and_then(|text| text.trim().parse::<i64>().ok());
+    let number = |name| {
+        properties
+            .get(name)
+            .and_then(|text| text.trim().parse::<i64>().ok())
+    };
     let out_ms = number(properties::TIMER_OUT_MS);
     // A message that was stored anew counts its relative delay no second time.
     let rolled = properties.get(properties::TIMER_ROLL_TIMES).is_some();
@@ -67,7 +71,10 @@ pub fn times_of(
         .or_else(|| Some(out_ms?.saturating_add(rules.precision_ms)))?;
     // The wheel's time bounds what the request says: the exact time lies within one step behind it.
     let due_ms = out_ms.map_or(due_ms, |out| {
-        due_ms.clamp(out, out.saturating_add(rules.precision_ms.saturating_mul(2)))
+        due_ms.clamp(
+            out,
+            out.saturating_add(rules.precision_ms.saturating_mul(2)),
+        )
     });
     let wait = due_ms.saturating_sub(store_ms);
     let window = rules.roll_window_ms;
@@ -153,7 +160,7 @@ impl Timers {
     }
 
     /// How many wait in memory.
-    pub fn len(&self) -> usize {
+    pub fn held(&self) -> usize {
         self.pending.len()
     }
 
@@ -245,7 +252,8 @@ impl Timers {
 
     /// Puts back what could not be done.
     pub fn put_back(&mut self, entries: &[(i64, u64)]) {
-        self.pending.extend(entries.iter().map(|entry| Reverse(*entry)));
+        self.pending
+            .extend(entries.iter().map(|entry| Reverse(*entry)));
     }
 
     /// Everything that was due at `now_ms` was taken out and done, but for what is still pending.
@@ -300,18 +308,36 @@ mod tests {
         for (name, value) in pairs {
             buffer.set(name, value.to_string());
         }
-        times_of(Properties::new(&buffer.encode()), store_ms, TimerRules::default())
+        times_of(
+            Properties::new(&buffer.encode()),
+            store_ms,
+            TimerRules::default(),
+        )
     }
 
     #[test]
     fn a_message_is_due_at_the_millisecond_that_was_asked_for() {
-        let deliver = [(properties::TIMER_DELIVER_MS, 12_345), (properties::TIMER_OUT_MS, 12_000)];
+        let deliver = [
+            (properties::TIMER_DELIVER_MS, 12_345),
+            (properties::TIMER_OUT_MS, 12_000),
+        ];
         assert_eq!(times(&deliver, 10_000).unwrap().due_ms, 12_345);
-        let delay = [(properties::TIMER_DELAY_MS, 3_500), (properties::TIMER_OUT_MS, 13_000)];
+        let delay = [
+            (properties::TIMER_DELAY_MS, 3_500),
+            (properties::TIMER_OUT_MS, 13_000),
+        ];
         assert_eq!(times(&delay, 10_001).unwrap().due_ms, 13_501);
-        let seconds = [(properties::TIMER_DELAY_SEC, 3), (properties::TIMER_OUT_MS, 12_000)];
+        let seconds = [
+            (properties::TIMER_DELAY_SEC, 3),
+            (properties::TIMER_OUT_MS, 12_000),
+        ];
         assert_eq!(times(&seconds, 10_000).unwrap().due_ms, 13_000);
-        assert_eq!(times(&[(properties::TIMER_OUT_MS, 12_000)], 0).unwrap().due_ms, 13_000);
+        assert_eq!(
+            times(&[(properties::TIMER_OUT_MS, 12_000)], 0)
+                .unwrap()
+                .due_ms,
+            13_000
+        );
         assert_eq!(times(&[], 0), None);
     }
 
@@ -346,10 +372,24 @@ mod tests {
         assert_eq!(timers.take_due(99, 10), []);
         assert_eq!(timers.take_due(300, 10), [(100, 1), (300, 2)]);
         timers.acted(300);
-        assert_eq!(timers.progress_exact(), TimerProgress { low: 0, read: 3, acted_ms: 300 });
+        assert_eq!(
+            timers.progress_exact(),
+            TimerProgress {
+                low: 0,
+                read: 3,
+                acted_ms: 300
+            }
+        );
         timers.take_due(500, 10);
         timers.acted(600);
-        assert_eq!(timers.progress_exact(), TimerProgress { low: 3, read: 3, acted_ms: 600 });
+        assert_eq!(
+            timers.progress_exact(),
+            TimerProgress {
+                low: 3,
+                read: 3,
+                acted_ms: 600
+            }
+        );
     }
 
     #[test]
@@ -362,7 +402,10 @@ mod tests {
         let progress = timers.progress_exact();
         assert!(progress.is_settled(1, 100));
         assert!(!progress.is_settled(0, 9_000));
-        assert!(!progress.is_settled(2, 100), "arrived later with an earlier time");
+        assert!(
+            !progress.is_settled(2, 100),
+            "arrived later with an earlier time"
+        );
     }
 
     #[test]
@@ -383,7 +426,7 @@ mod tests {
         let act = |offset: u64| i64::try_from((offset * 7919) % 1000).unwrap() * 1000;
         for offset in 0..100 {
             timers.offer(offset, Some(act(offset)));
-            assert!(timers.len() <= 10);
+            assert!(timers.held() <= 10);
         }
         let mut seen = Vec::new();
         let mut now = 0;
@@ -393,7 +436,7 @@ mod tests {
                     timers.offer_again(offset, act(offset), from_ms);
                 }
             }
-            assert!(timers.len() <= 10);
+            assert!(timers.held() <= 10);
             seen.extend(timers.take_due(now, 100));
             now += 1000;
         }

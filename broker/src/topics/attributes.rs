@@ -65,7 +65,14 @@ const KNOWN: [Attribute; 3] = [
     Attribute {
         name: MESSAGE_TYPE,
         changeable: true,
-        values: &["UNSPECIFIED", "NORMAL", "FIFO", "DELAY", "TRANSACTION", "MIXED"],
+        values: &[
+            "UNSPECIFIED",
+            "NORMAL",
+            "FIFO",
+            "DELAY",
+            "TRANSACTION",
+            "MIXED",
+        ],
     },
 ];
 
@@ -181,11 +188,15 @@ mod tests {
         assert_eq!(made["message.type"], "FIFO");
         assert_eq!(made["queue.type"], "BatchCQ");
         assert_eq!(
-            of_new_topic(&changes("-message.type")).unwrap_err().to_string(),
+            of_new_topic(&changes("-message.type"))
+                .unwrap_err()
+                .to_string(),
             "only add attribute is supported while creating topic. key: message.type"
         );
         assert_eq!(
-            of_new_topic(&changes("+nonsense=1")).unwrap_err().to_string(),
+            of_new_topic(&changes("+nonsense=1"))
+                .unwrap_err()
+                .to_string(),
             "unsupported key: nonsense"
         );
         assert!(of_new_topic(&changes("+message.type=SOME")).is_err());
@@ -198,11 +209,15 @@ mod tests {
         assert_eq!(altered["message.type"], "DELAY");
         assert_eq!(alter(&current, &changes("-message.type")).unwrap().len(), 1);
         assert_eq!(
-            alter(&current, &changes("+queue.type=BatchCQ")).unwrap_err().to_string(),
+            alter(&current, &changes("+queue.type=BatchCQ"))
+                .unwrap_err()
+                .to_string(),
             "attempt to update an unchangeable attribute. key: queue.type"
         );
         assert_eq!(
-            alter(&current, &changes("-cleanup.policy")).unwrap_err().to_string(),
+            alter(&current, &changes("-cleanup.policy"))
+                .unwrap_err()
+                .to_string(),
             "attempt to delete a nonexistent key: cleanup.policy"
         );
     }
