@@ -1,0 +1,454 @@
+//! Sending messages: one at a time, together, without waiting, or to a queue of choice.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use agena_protocol::group;
+use agena_protocol::queue::MessageQueue;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::choose_queue::SelectQueue;
+use crate::config::ClientConfig;
+use crate::error::ClientError;
+use crate::instance::{Instance, ProducerMember, TransactionCheck};
+use crate::interceptor::SendInterceptor;
+use crate::message::{Message, SendResult};
+use crate::send::{Prepared, RetryOn, SendSettings, Sender};
+use crate::tasks::Tasks;
+use crate::trace::Tracer;
+
+/// Sends messages for one producer group. Usable from any number of tasks at once.
+///
+/// ```no_run
+/// use agena_client::{Message, Producer};
+///
+/// # async fn example() -> Result<(), agena_client::ClientError> {
+/// let producer = Producer::builder("order-service")
+///     .name_servers("127.0.0.1:9876")
+///     .start()
+///     .await?;
+/// let result = producer.send(Message::new("orders", "3 pencils")).await?;
+/// assert!(result.queue_offset >= 0);
+/// producer.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Dropping a producer without [`Producer::shutdown`] ends its background sends where they are.
+#[derive(Debug)]
+pub struct Producer {
+    shared: Arc<Shared>,
+    owns_instance: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    sender: Sender,
+    in_flight: Arc<Semaphore>,
+    in_flight_max: usize,
+    interceptors: Vec<Arc<dyn SendInterceptor>>,
+    tracer: Option<Tracer>,
+    tasks: Tasks,
+}
+
+impl ProducerMember for Shared {
+    fn check_transaction(&self, check: TransactionCheck) {
+        // Only transaction producers send half messages: somebody else uses this group for them.
+        tracing::warn!(
+            group = self.sender.group(),
+            broker = %check.address,
+            "a transaction check came to a producer without a transaction listener"
+        );
+    }
+}
+
+/// Settings of a [`Producer`] before it starts.
+#[derive(Debug, Clone)]
+#[must_use = "nothing happens before `start`"]
+pub struct ProducerBuilder {
+    pub(crate) group: String,
+    pub(crate) config: ClientConfig,
+    pub(crate) instance: Option<Arc<Instance>>,
+    pub(crate) settings: SendSettings,
+    pub(crate) topics: Vec<String>,
+    in_flight_max: usize,
+    interceptors: Vec<Arc<dyn SendInterceptor>>,
+    trace: bool,
+}
+
+impl ProducerBuilder {
+    pub(crate) fn new(group: &str) -> Self {
+        Self {
+            group: group.to_owned(),
+            config: ClientConfig::from_env(),
+            instance: None,
+            settings: SendSettings::default(),
+            topics: Vec::new(),
+            in_flight_max: 10_000,
+            interceptors: Vec::new(),
+            trace: false,
+        }
+    }
+
+    /// Where the name servers are, `host:port;host:port`. Default: the environment's `NAMESRV_ADDR`, else
+    /// `127.0.0.1:9876`.
+    pub fn name_servers(mut self, addresses: &str) -> Self {
+        self.config.name_servers = crate::config::parse_addresses(addresses);
+        self
+    }
+
+    /// Everything about connections.
+    pub fn config(mut self, config: ClientConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Uses the connections and the client id of an instance that exists, which outlives this producer.
+    pub fn instance(mut self, instance: &Arc<Instance>) -> Self {
+        self.instance = Some(Arc::clone(instance));
+        self
+    }
+
+    /// Everything about sending.
+    pub fn settings(mut self, settings: SendSettings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Time for a send with all its attempts. Default: 3 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.settings.timeout = timeout;
+        self
+    }
+
+    /// How often a failed send is tried again. Default: 2.
+    pub fn retries(mut self, retries: usize) -> Self {
+        self.settings.retries = retries;
+        self
+    }
+
+    /// Looks the routes of these topics up at the start, so that the first message need not wait for it.
+    pub fn topics<T: Into<String>>(mut self, topics: impl IntoIterator<Item = T>) -> Self {
+        self.topics = topics.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// How many sends in the background may wait for their answers. Default: 10,000.
+    pub fn in_flight_max(mut self, sends: usize) -> Self {
+        self.in_flight_max = sends;
+        self
+    }
+
+    /// Sees every message before and after it is sent. May be given several times.
+    pub fn interceptor(mut self, interceptor: Arc<dyn SendInterceptor>) -> Self {
+        self.interceptors.push(interceptor);
+        self
+    }
+
+    /// Writes message traces in RocketMQ's format to `RMQ_SYS_TRACE_TOPIC`. Default: no.
+    pub fn trace(mut self, trace: bool) -> Self {
+        self.trace = trace;
+        self
+    }
+
+    /// Starts the producer. Brokers are connected when they are first needed.
+    ///
+    /// # Errors
+    /// [`ClientError::Config`] for names that break the rules, [`ClientError::GroupTaken`].
+    pub async fn start(self) -> Result<Producer, ClientError> {
+        self.check()?;
+        let owns_instance = self.instance.is_none();
+        let instance = match self.instance {
+            Some(instance) => instance,
+            None => Instance::start(self.config)?,
+        };
+        let tracer = self.trace.then(|| Tracer::new(&instance, &self.group));
+        let shared = Arc::new(Shared {
+            sender: Sender::new(instance, &self.group, self.settings),
+            in_flight: Arc::new(Semaphore::new(self.in_flight_max)),
+            in_flight_max: self.in_flight_max,
+            interceptors: self.interceptors,
+            tracer,
+            tasks: Tasks::new(),
+        });
+        let weak: Weak<Shared> = Arc::downgrade(&shared);
+        shared.sender.instance().add_producer(&self.group, weak)?;
+        for topic in &self.topics {
+            if let Err(error) = shared.sender.route(topic).await {
+                tracing::info!(topic, %error, "no route yet at the start of the producer");
+            }
+        }
+        tracing::debug!(group = %self.group, client = shared.sender.instance().client_id(), "producer started");
+        Ok(Producer {
+            shared,
+            owns_instance,
+        })
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ClientError> {
+        check_group(&self.group)?;
+        if self.in_flight_max == 0 || self.in_flight_max > Semaphore::MAX_PERMITS {
+            return Err(ClientError::Config {
+                setting: "in_flight_max",
+                reason: format!("{} is not a usable limit", self.in_flight_max),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Checks a group's name by the rules of the original client.
+pub(crate) fn check_group(name: &str) -> Result<(), ClientError> {
+    let fault = |reason| {
+        Err(ClientError::Config {
+            setting: "group",
+            reason,
+        })
+    };
+    if let Err(error) = group::check(name) {
+        return fault(error.to_string());
+    }
+    if ["DEFAULT_PRODUCER", "DEFAULT_CONSUMER"].contains(&name) {
+        return fault(format!("{name} is reserved, specify another one"));
+    }
+    Ok(())
+}
+
+impl Producer {
+    /// A producer of `group` with default settings.
+    pub fn builder(group: &str) -> ProducerBuilder {
+        ProducerBuilder::new(group)
+    }
+
+    /// The instance it sends through.
+    #[must_use]
+    pub fn instance(&self) -> &Arc<Instance> {
+        self.shared.sender.instance()
+    }
+
+    pub(crate) fn sender(&self) -> &Sender {
+        &self.shared.sender
+    }
+
+    /// Sends a message and waits until a broker has it. Failures of a broker are mended by trying another, all within one
+    /// [timeout](SendSettings::timeout); a message may therefore be stored twice, under the same id.
+    ///
+    /// # Errors
+    /// [`ClientError`], which names the step of each attempt that failed.
+    pub async fn send(&self, message: Message) -> Result<SendResult, ClientError> {
+        self.shared.send(message, RetryOn::TransportAndCodes).await
+    }
+
+    /// Sends a message in the background. The returned future may be awaited anywhere, or dropped: the send goes on.
+    ///
+    /// Only failures of the transport are retried.
+    ///
+    /// # Errors
+    /// [`ClientError::TooManyInFlight`] at once, when as many sends as allowed are under way.
+    pub fn send_async(&self, message: Message) -> Result<PendingSend, ClientError> {
+        let (sender, receiver) = oneshot::channel();
+        self.spawn_send(message, move |result| {
+            let _ = sender.send(result);
+        })?;
+        Ok(PendingSend { receiver })
+    }
+
+    /// Sends a message in the background and calls back, on a task of the runtime.
+    ///
+    /// # Errors
+    /// [`ClientError::TooManyInFlight`] at once; the callback is not called then.
+    pub fn send_with_callback(
+        &self,
+        message: Message,
+        callback: impl FnOnce(Result<SendResult, ClientError>) + Send + 'static,
+    ) -> Result<(), ClientError> {
+        self.spawn_send(message, callback)
+    }
+
+    fn spawn_send(
+        &self,
+        message: Message,
+        then: impl FnOnce(Result<SendResult, ClientError>) + Send + 'static,
+    ) -> Result<(), ClientError> {
+        if self.shared.tasks.is_stopping() {
+            return Err(ClientError::Stopped);
+        }
+        let limit = self.shared.in_flight_max;
+        let permit = Arc::clone(&self.shared.in_flight)
+            .try_acquire_owned()
+            .map_err(|_| ClientError::TooManyInFlight { limit })?;
+        let shared = Arc::clone(&self.shared);
+        self.shared.tasks.spawn(async move {
+            let result = shared.send(message, RetryOn::Transport).await;
+            drop(permit);
+            then(result);
+        });
+        Ok(())
+    }
+
+    /// Hands a message to the network and knows nothing more of it: the cheapest way, for what may get lost.
+    ///
+    /// # Errors
+    /// Those that show before the message has left.
+    pub async fn send_one_way(&self, message: Message) -> Result<(), ClientError> {
+        let prepared = self.shared.sender.prepare(message)?;
+        self.shared.sender.send_one_way(&prepared, None).await
+    }
+
+    /// Sends messages of one topic together: they get consecutive places in one queue, or none of them is stored.
+    ///
+    /// # Errors
+    /// As [`Producer::send`]; [`ClientError::Message`] if they cannot travel together.
+    pub async fn send_batch(&self, messages: Vec<Message>) -> Result<SendResult, ClientError> {
+        let sender = &self.shared.sender;
+        let prepared = sender.prepare_batch(messages)?;
+        let timeout = sender.settings().timeout;
+        sender
+            .send(&prepared, timeout, RetryOn::TransportAndCodes)
+            .await
+    }
+
+    /// Sends a message to exactly this queue, once.
+    ///
+    /// # Errors
+    /// As [`Producer::send`].
+    pub async fn send_to(
+        &self,
+        message: Message,
+        queue: &MessageQueue,
+    ) -> Result<SendResult, ClientError> {
+        // The queue's broker must be known before it can be addressed.
+        self.shared.sender.route(&message.topic).await?;
+        let shared = &self.shared;
+        shared
+            .observed(message, |prepared| async move {
+                let timeout = shared.sender.settings().timeout;
+                shared.sender.send_to(&prepared, queue, timeout).await
+            })
+            .await
+    }
+
+    /// Sends a message to the queue that `selector` chooses among the topic's writable queues, once.
+    ///
+    /// ```no_run
+    /// # use agena_client::{Message, Producer, choose_queue::ByHash};
+    /// # async fn example(producer: Producer) -> Result<(), agena_client::ClientError> {
+    /// // All messages of one order go to one queue, in the order of the calls.
+    /// let message = Message::new("orders", "paid");
+    /// producer.send_by(message, &ByHash::of("order-4711")).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Producer::send`]; [`ClientError::NoWritableQueue`] if the selector refuses all.
+    pub async fn send_by(
+        &self,
+        message: Message,
+        selector: &impl SelectQueue,
+    ) -> Result<SendResult, ClientError> {
+        let route = self.shared.sender.route(&message.topic).await?;
+        let queues = route.publish_queues();
+        let queue = selector
+            .select(queues, &message)
+            .and_then(|index| queues.get(index))
+            .ok_or_else(|| ClientError::NoWritableQueue {
+                topic: message.topic.clone(),
+            })?;
+        self.send_to(message, queue).await
+    }
+
+    /// Queues of the topic that can be written now.
+    ///
+    /// # Errors
+    /// [`ClientError::NoRoute`], [`ClientError::NoWritableQueue`], [`ClientError::NoNameServer`].
+    pub async fn publish_queues(&self, topic: &str) -> Result<Vec<MessageQueue>, ClientError> {
+        let route = self.shared.sender.route(topic).await?;
+        Ok(route.publish_queues().to_vec())
+    }
+
+    /// Waits for sends in the background, tells the brokers that this producer is gone, and closes its connections.
+    pub async fn shutdown(self) {
+        let grace = self.shared.sender.settings().timeout + Duration::from_secs(1);
+        self.shared.tasks.stop(grace).await;
+        if let Some(tracer) = &self.shared.tracer {
+            tracer.stop().await;
+        }
+        let instance = Arc::clone(self.instance());
+        instance.remove_producer(self.shared.sender.group()).await;
+        if self.owns_instance {
+            instance.shutdown().await;
+        }
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        if self.shared.tasks.is_stopping() {
+            return;
+        }
+        self.shared.tasks.abort();
+        if let Some(tracer) = &self.shared.tracer {
+            tracer.abort();
+        }
+        let sender = &self.shared.sender;
+        sender.instance().forget_producer(sender.group());
+    }
+}
+
+impl Shared {
+    async fn send(&self, message: Message, retry_on: RetryOn) -> Result<SendResult, ClientError> {
+        self.observed(message, |prepared| async move {
+            let timeout = self.sender.settings().timeout;
+            self.sender.send(&prepared, timeout, retry_on).await
+        })
+        .await
+    }
+
+    /// Interceptors and the trace see the message before and its outcome after.
+    async fn observed<F: Future<Output = Result<SendResult, ClientError>>>(
+        &self,
+        mut message: Message,
+        send: impl FnOnce(Prepared) -> F,
+    ) -> Result<SendResult, ClientError> {
+        for interceptor in &self.interceptors {
+            interceptor.before(&mut message);
+        }
+        let traced = self
+            .tracer
+            .as_ref()
+            .map(|tracer| tracer.publication(self.sender.group(), &message));
+        let observed = (!self.interceptors.is_empty()).then(|| message.clone());
+        let prepared = self.sender.prepare(message)?;
+        let result = send(prepared).await;
+        if let Some(message) = observed {
+            for interceptor in &self.interceptors {
+                interceptor.after(&message, &result);
+            }
+        }
+        if let (Some(tracer), Some(publication)) = (&self.tracer, traced) {
+            tracer.published(publication, &result);
+        }
+        result
+    }
+}
+
+/// The outcome of a send in the background.
+#[derive(Debug)]
+#[must_use = "the outcome of the send is here"]
+pub struct PendingSend {
+    receiver: oneshot::Receiver<Result<SendResult, ClientError>>,
+}
+
+impl Future for PendingSend {
+    type Output = Result<SendResult, ClientError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.receiver)
+            .poll(context)
+            .map(|result| result.unwrap_or(Err(ClientError::Stopped)))
+    }
+}

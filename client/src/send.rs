@@ -1,0 +1,666 @@
+//! From a message to a broker's answer: checked, completed and compressed once, then tried broker after broker within one
+//! budget of time. Producers, consumers that give messages back, and traces all send through here.
+//!
+//! Apache: `DefaultMQProducerImpl.sendDefaultImpl` and `sendKernelImpl`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agena_protocol::batch::InnerMessage;
+use agena_protocol::command::Command;
+use agena_protocol::headers::send::{SendMessageRequestV2, SendMessageResponse};
+use agena_protocol::properties;
+use agena_protocol::queue::MessageQueue;
+use agena_protocol::request_code::RequestCode;
+use agena_protocol::response_code::ResponseCode;
+use agena_protocol::sys_flag::{self, Codec, TransactionState};
+use agena_protocol::{compression, topic};
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::choose_queue::{BrokerHealth, in_turn};
+use crate::error::{ClientError, MessageFault};
+use crate::instance::{Instance, bad_answer, broker_error};
+use crate::message::{Message, SendResult, SendStatus};
+use crate::route_cache::TopicRoute;
+
+/// How a producer sends. The defaults are RocketMQ's.
+#[derive(Debug, Clone)]
+pub struct SendSettings {
+    /// Time for a send with all its attempts. Default: 3 s.
+    pub timeout: Duration,
+    /// The most time one attempt may take of that while another one is left. Default: all of it.
+    pub attempt_timeout: Option<Duration>,
+    /// How often a failed send is tried again, on another broker where there is one. Default: 2.
+    pub retries: usize,
+    /// A send whose promise is only partly kept ([`SendStatus`] other than `Ok`) is tried again too, which stores the
+    /// message twice. Default: no.
+    pub retry_if_not_stored_ok: bool,
+    /// Bodies from this size on are compressed. Default: 4096 bytes.
+    pub compress_from_bytes: usize,
+    /// Default: zlib, which consumers of every version know.
+    pub codec: Codec,
+    /// Default: 5.
+    pub compression_level: u8,
+    /// Longer bodies are refused. The broker has a limit of its own. Default: 4 MiB.
+    pub body_bytes_max: usize,
+    /// The topic whose queues a topic gets that does not exist yet. Default: `TBW102`.
+    pub template_topic: String,
+    /// The most queues such a topic gets on each broker. Default: 4.
+    pub template_queues_max: i32,
+    /// Brokers that fail or answer slowly are avoided for a while. Default: no.
+    pub avoid_slow_brokers: bool,
+}
+
+impl Default for SendSettings {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(3),
+            attempt_timeout: None,
+            retries: 2,
+            retry_if_not_stored_ok: false,
+            compress_from_bytes: 4096,
+            codec: Codec::Zlib,
+            compression_level: 5,
+            body_bytes_max: 4 << 20,
+            template_topic: topic::AUTO_CREATE.to_owned(),
+            template_queues_max: 4,
+            avoid_slow_brokers: false,
+        }
+    }
+}
+
+/// A message or batch that was checked and completed: what each attempt sends.
+#[derive(Debug, Clone)]
+pub(crate) struct Prepared {
+    pub(crate) topic: String,
+    pub(crate) msg_id: String,
+    body: Bytes,
+    properties: String,
+    flag: i32,
+    sys_flag: i32,
+    code: RequestCode,
+    reconsume_times: i32,
+    max_reconsume_times: Option<i32>,
+}
+
+impl Prepared {
+    pub(crate) fn as_half_message(mut self) -> Self {
+        self.sys_flag = TransactionState::Prepared.in_flag(self.sys_flag);
+        self
+    }
+
+    pub(crate) fn as_reply(mut self) -> Self {
+        self.code = RequestCode::SendReplyMessageV2;
+        self
+    }
+}
+
+/// Which failures another attempt may mend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RetryOn {
+    /// Those of the transport, and the codes that say so.
+    TransportAndCodes,
+    /// Only those of the transport: asynchronous sends, as in the original.
+    Transport,
+}
+
+/// Sends for one producer group.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    instance: Arc<Instance>,
+    group: String,
+    settings: SendSettings,
+    health: Option<BrokerHealth>,
+}
+
+impl Sender {
+    pub(crate) fn new(instance: Arc<Instance>, group: &str, settings: SendSettings) -> Self {
+        let health = settings
+            .avoid_slow_brokers
+            .then(|| BrokerHealth::new(Arc::clone(&instance.config().clock)));
+        Self {
+            instance,
+            group: group.to_owned(),
+            settings,
+            health,
+        }
+    }
+
+    pub(crate) fn instance(&self) -> &Arc<Instance> {
+        &self.instance
+    }
+
+    pub(crate) fn group(&self) -> &str {
+        &self.group
+    }
+
+    pub(crate) fn settings(&self) -> &SendSettings {
+        &self.settings
+    }
+
+    /// Checks and completes a message.
+    pub(crate) fn prepare(&self, mut message: Message) -> Result<Prepared, ClientError> {
+        check_topic(&message.topic)?;
+        self.check_body(message.body.len())?;
+        check_properties(&message)?;
+        let msg_id = self.give_id(&mut message);
+        let mut sys_flag = 0;
+        let mut body = message.body.clone();
+        if body.len() >= self.settings.compress_from_bytes {
+            let codec = self.settings.codec;
+            match compression::compress(codec, self.settings.compression_level, &body) {
+                Ok(compressed) => {
+                    body = compressed.into();
+                    sys_flag |= sys_flag::COMPRESSED | codec.bits();
+                }
+                // The message can still be sent as it is.
+                Err(error) => tracing::warn!(topic = %message.topic, %error, "body not compressed"),
+            }
+        }
+        let number = |name| message.property(name).and_then(|text| text.parse().ok());
+        let is_retry = topic::is_retry(&message.topic);
+        Ok(Prepared {
+            msg_id,
+            body,
+            properties: encoded_properties(&message)?,
+            flag: message.flag,
+            sys_flag,
+            code: RequestCode::SendMessageV2,
+            reconsume_times: number(properties::RECONSUME_TIME)
+                .filter(|_| is_retry)
+                .unwrap_or(0),
+            max_reconsume_times: number(properties::MAX_RECONSUME_TIMES).filter(|_| is_retry),
+            topic: message.topic,
+        })
+    }
+
+    /// Checks and completes messages that travel and are stored together.
+    pub(crate) fn prepare_batch(&self, messages: Vec<Message>) -> Result<Prepared, ClientError> {
+        let first = messages.first().ok_or(MessageFault::EmptyBatch)?;
+        let (topic, wait) = (first.topic.clone(), waits(first));
+        check_topic(&topic)?;
+        let mut body = Vec::new();
+        let mut msg_ids = Vec::with_capacity(messages.len());
+        for (index, mut message) in messages.into_iter().enumerate() {
+            check_batch_member(index, &message, &topic, wait)?;
+            self.check_body(message.body.len())?;
+            check_properties(&message)?;
+            msg_ids.push(self.give_id(&mut message));
+            let properties = encoded_properties(&message)?;
+            let inner = InnerMessage {
+                flag: message.flag,
+                body: &message.body,
+                properties: properties.as_bytes(),
+            };
+            // Both lengths were checked just now.
+            inner
+                .write(&mut body)
+                .map_err(|_| MessageFault::BodyTooLarge {
+                    bytes: message.body.len(),
+                    max: self.settings.body_bytes_max,
+                })?;
+        }
+        self.check_body(body.len())?;
+        let mut envelope = Message::new(topic, body).wait_until_stored(wait);
+        self.give_id(&mut envelope);
+        Ok(Prepared {
+            msg_id: msg_ids.join(","),
+            body: envelope.body.clone(),
+            properties: encoded_properties(&envelope)?,
+            flag: 0,
+            sys_flag: 0,
+            code: RequestCode::SendBatchMessage,
+            reconsume_times: 0,
+            max_reconsume_times: None,
+            topic: envelope.topic,
+        })
+    }
+
+    fn check_body(&self, bytes: usize) -> Result<(), MessageFault> {
+        let max = self.settings.body_bytes_max;
+        match bytes {
+            0 => Err(MessageFault::EmptyBody),
+            _ if bytes > max => Err(MessageFault::BodyTooLarge { bytes, max }),
+            _ => Ok(()),
+        }
+    }
+
+    /// An id that all attempts share, so that a message that was stored twice can be recognised.
+    fn give_id(&self, message: &mut Message) -> String {
+        if let Some(id) = message.property(properties::UNIQ_KEY) {
+            return id.to_owned();
+        }
+        let id = self.instance.unique_id();
+        message.properties.set(properties::UNIQ_KEY, id.clone());
+        if message.property(properties::WAIT).is_none() {
+            message.properties.set(properties::WAIT, "true");
+        }
+        id
+    }
+
+    pub(crate) async fn route(&self, topic: &str) -> Result<Arc<TopicRoute>, ClientError> {
+        let settings = &self.settings;
+        let route = self
+            .instance
+            .route_to_publish(
+                topic,
+                &settings.template_topic,
+                settings.template_queues_max,
+            )
+            .await?;
+        if route.publish_queues().is_empty() {
+            return Err(ClientError::NoWritableQueue {
+                topic: topic.to_owned(),
+            });
+        }
+        Ok(route)
+    }
+
+    /// Tries broker after broker until one has it or the time is up.
+    pub(crate) async fn send(
+        &self,
+        prepared: &Prepared,
+        timeout: Duration,
+        retry_on: RetryOn,
+    ) -> Result<SendResult, ClientError> {
+        let started = Instant::now();
+        let mut attempts: Vec<(String, ClientError)> = Vec::new();
+        let mut partly_stored = None;
+        let mut tried: Option<String> = None;
+        for attempt in 0..=self.settings.retries {
+            let route = self.route(&prepared.topic).await?;
+            let queue = in_turn(
+                route.publish_queues(),
+                &route.turn,
+                tried.as_deref(),
+                self.health.as_ref(),
+            )
+            .ok_or_else(|| ClientError::NoWritableQueue {
+                topic: prepared.topic.clone(),
+            })?
+            .clone();
+            if tried.as_ref() == Some(&queue.broker_name) {
+                // There is no other broker. One that is just restarting needs a moment.
+                tokio::time::sleep(SAME_BROKER_PAUSE).await;
+            }
+            let left = timeout.saturating_sub(started.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            let more = attempt < self.settings.retries;
+            let limit = match self.settings.attempt_timeout {
+                Some(limit) if more => left.min(limit),
+                _ => left,
+            };
+            match self.send_to(prepared, &queue, limit).await {
+                Ok(result) if result.status == SendStatus::Ok => return Ok(result),
+                Ok(result) if self.settings.retry_if_not_stored_ok && more => {
+                    partly_stored = Some(result);
+                }
+                Ok(result) => return Ok(result),
+                Err(error) => {
+                    let again = may_retry(&error, retry_on);
+                    tracing::debug!(topic = %prepared.topic, broker = %queue.broker_name, %error, again, "send failed");
+                    self.after_failure(&error, &prepared.topic).await;
+                    attempts.push((queue.broker_name.clone(), error));
+                    if !again {
+                        break;
+                    }
+                }
+            }
+            tried = Some(queue.broker_name);
+        }
+        // An earlier attempt reached a broker after all: that is worth more than a later one's error.
+        if let Some(result) = partly_stored {
+            return Ok(result);
+        }
+        Err(failed(prepared, attempts, started.elapsed(), timeout))
+    }
+
+    /// One attempt, to one queue.
+    pub(crate) async fn send_to(
+        &self,
+        prepared: &Prepared,
+        queue: &MessageQueue,
+        timeout: Duration,
+    ) -> Result<SendResult, ClientError> {
+        let address = self.instance.routes().master(&queue.broker_name)?;
+        let request = self.request(prepared, queue);
+        let started = Instant::now();
+        let outcome = self.instance.call(&address, request, timeout).await;
+        if let Some(health) = &self.health {
+            match &outcome {
+                Ok(_) => health.answered(&queue.broker_name, started.elapsed()),
+                Err(_) => health.failed(&queue.broker_name),
+            }
+        }
+        read_answer(prepared, queue, &address, &outcome?)
+    }
+
+    /// Sends without an answer: nobody will know whether it arrived.
+    pub(crate) async fn send_one_way(
+        &self,
+        prepared: &Prepared,
+        queue: Option<&MessageQueue>,
+    ) -> Result<(), ClientError> {
+        let route;
+        let queue = if let Some(queue) = queue {
+            queue
+        } else {
+            route = self.route(&prepared.topic).await?;
+            in_turn(
+                route.publish_queues(),
+                &route.turn,
+                None,
+                self.health.as_ref(),
+            )
+            .ok_or_else(|| ClientError::NoWritableQueue {
+                topic: prepared.topic.clone(),
+            })?
+        };
+        let address = self.instance.routes().master(&queue.broker_name)?;
+        let request = self.request(prepared, queue);
+        self.instance.one_way(&address, request).await
+    }
+
+    fn request(&self, prepared: &Prepared, queue: &MessageQueue) -> Command {
+        let header = SendMessageRequestV2 {
+            producer_group: &self.group,
+            topic: &prepared.topic,
+            default_topic: &self.settings.template_topic,
+            default_topic_queue_nums: self.settings.template_queues_max,
+            queue_id: queue.queue_id,
+            sys_flag: prepared.sys_flag,
+            born_timestamp: self.instance.now_ms(),
+            flag: prepared.flag,
+            properties: Some(&prepared.properties),
+            reconsume_times: Some(prepared.reconsume_times),
+            unit_mode: Some(false),
+            max_reconsume_times: prepared.max_reconsume_times,
+            batch: Some(prepared.code == RequestCode::SendBatchMessage),
+            bname: Some(&queue.broker_name),
+        };
+        Command::request(prepared.code)
+            .with_header(&header)
+            .with_body(prepared.body.clone())
+    }
+
+    /// What a failure teaches for the next attempt.
+    async fn after_failure(&self, error: &ClientError, topic: &str) {
+        let code = error.broker_code().and_then(ResponseCode::from_number);
+        if let (Some(ResponseCode::GoAway), ClientError::Broker(broker)) = (code, error) {
+            self.instance.close_connection(&broker.address);
+        }
+        let route_is_stale = matches!(
+            code,
+            Some(ResponseCode::TopicNotExist | ResponseCode::NoPermission | ResponseCode::GoAway)
+        );
+        if route_is_stale || matches!(error, ClientError::Connect { .. }) {
+            // Should the name server not answer either, the known route is all we have.
+            let _ = self.instance.refresh_route(topic).await;
+        }
+    }
+}
+
+const SAME_BROKER_PAUSE: Duration = Duration::from_millis(100);
+
+fn may_retry(error: &ClientError, retry_on: RetryOn) -> bool {
+    match error {
+        ClientError::Broker(broker) => {
+            retry_on == RetryOn::TransportAndCodes
+                && ResponseCode::from_number(broker.code)
+                    .is_some_and(ResponseCode::producer_retries)
+        }
+        ClientError::UnknownBroker { .. } => true,
+        other => other.is_transport(),
+    }
+}
+
+fn failed(
+    prepared: &Prepared,
+    mut attempts: Vec<(String, ClientError)>,
+    elapsed: Duration,
+    timeout: Duration,
+) -> ClientError {
+    match attempts.len() {
+        0 => ClientError::SendTimeout {
+            topic: prepared.topic.clone(),
+            timeout,
+        },
+        1 => attempts.remove(0).1,
+        _ => ClientError::SendFailed {
+            topic: prepared.topic.clone(),
+            attempts,
+            elapsed,
+        },
+    }
+}
+
+fn read_answer(
+    prepared: &Prepared,
+    queue: &MessageQueue,
+    address: &str,
+    answer: &Command,
+) -> Result<SendResult, ClientError> {
+    let status = match answer.response_code() {
+        Some(ResponseCode::Success) => SendStatus::Ok,
+        Some(ResponseCode::FlushDiskTimeout) => SendStatus::FlushDiskTimeout,
+        Some(ResponseCode::FlushSlaveTimeout) => SendStatus::FlushSlaveTimeout,
+        Some(ResponseCode::SlaveNotAvailable) => SendStatus::SlaveNotAvailable,
+        _ => return Err(broker_error(address, prepared.code.name(), answer).into()),
+    };
+    let header: SendMessageResponse<'_> = answer
+        .header()
+        .map_err(|error| bad_answer(address, prepared.code, &error))?;
+    Ok(SendResult {
+        status,
+        msg_id: prepared.msg_id.clone(),
+        offset_msg_id: header.msg_id.to_owned(),
+        queue: MessageQueue::new(&*queue.topic, &*queue.broker_name, header.queue_id),
+        queue_offset: header.queue_offset,
+        transaction_id: header.transaction_id.map(str::to_owned),
+        recall_handle: header.recall_handle.map(str::to_owned),
+        region: header
+            .msg_region
+            .filter(|region| !region.is_empty())
+            .unwrap_or("DefaultRegion")
+            .to_owned(),
+        trace_on: header.trace_on != Some(false),
+    })
+}
+
+fn check_topic(name: &str) -> Result<(), MessageFault> {
+    topic::check(name).map_err(|fault| MessageFault::Topic {
+        topic: name.to_owned(),
+        reason: fault.to_string(),
+    })?;
+    if topic::is_sendable(name) {
+        Ok(())
+    } else {
+        Err(MessageFault::TopicReserved {
+            topic: name.to_owned(),
+        })
+    }
+}
+
+fn check_properties(message: &Message) -> Result<(), MessageFault> {
+    for (name, value) in message.properties.iter() {
+        let separates = |text: &str| {
+            text.bytes().any(|byte| {
+                byte == properties::NAME_VALUE_SEPARATOR || byte == properties::PROPERTY_SEPARATOR
+            })
+        };
+        if separates(name) || separates(value) {
+            return Err(MessageFault::PropertyCharacters {
+                name: name.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn encoded_properties(message: &Message) -> Result<String, MessageFault> {
+    let encoded = message.properties.encode();
+    if encoded.len() > properties::PROPERTIES_BYTES_MAX {
+        return Err(MessageFault::PropertiesTooLarge {
+            bytes: encoded.len(),
+            max: properties::PROPERTIES_BYTES_MAX,
+        });
+    }
+    // Made of strings, so it is one.
+    Ok(String::from_utf8_lossy(&encoded).into_owned())
+}
+
+fn waits(message: &Message) -> bool {
+    message.property(properties::WAIT) != Some("false")
+}
+
+fn check_batch_member(
+    index: usize,
+    message: &Message,
+    topic: &str,
+    wait: bool,
+) -> Result<(), MessageFault> {
+    let fault = |reason| Err(MessageFault::Batch { index, reason });
+    if message.topic != topic {
+        return fault("its topic is not that of the first message");
+    }
+    if topic::is_retry(topic) {
+        return fault("a retry topic takes no batches");
+    }
+    if message.is_delayed() {
+        return fault("delayed messages travel alone");
+    }
+    if waits(message) != wait {
+        return fault("it waits for storage where the first one does not, or the other way round");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ClientConfig;
+    use agena_protocol::properties::Properties;
+
+    fn sender(settings: SendSettings) -> Sender {
+        let instance = Instance::start(ClientConfig::new("127.0.0.1:9")).unwrap();
+        Sender::new(instance, "g", settings)
+    }
+
+    fn fault(result: Result<Prepared, ClientError>) -> MessageFault {
+        match result.unwrap_err() {
+            ClientError::Message(fault) => fault,
+            other => panic!("{other}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_no_broker_would_take_is_refused_before_sending() {
+        let sender = sender(SendSettings {
+            body_bytes_max: 10,
+            ..SendSettings::default()
+        });
+        let fault_of =
+            |topic: &str, body: &'static str| fault(sender.prepare(Message::new(topic, body)));
+        assert_eq!(fault_of("T", ""), MessageFault::EmptyBody);
+        assert_eq!(
+            fault_of("T", "0123456789a"),
+            MessageFault::BodyTooLarge { bytes: 11, max: 10 }
+        );
+        assert!(matches!(fault_of("a b", "x"), MessageFault::Topic { .. }));
+        assert!(matches!(fault_of("", "x"), MessageFault::Topic { .. }));
+        assert!(matches!(
+            fault_of(topic::SCHEDULE, "x"),
+            MessageFault::TopicReserved { .. }
+        ));
+        let message = Message::new("T", "x").with_property("a\u{1}", "v");
+        assert!(matches!(
+            fault(sender.prepare(message)),
+            MessageFault::PropertyCharacters { .. }
+        ));
+        let message = Message::new("T", "x").with_property("a", "v".repeat(40_000));
+        assert!(matches!(
+            fault(sender.prepare(message)),
+            MessageFault::PropertiesTooLarge { .. }
+        ));
+    }
+
+    #[tokio::test]
+    async fn bodies_from_the_limit_on_are_compressed() {
+        let sender = sender(SendSettings::default());
+        let small = sender.prepare(Message::new("T", "x".repeat(4095))).unwrap();
+        assert_eq!((small.sys_flag, small.body.len()), (0, 4095));
+        let large = sender.prepare(Message::new("T", "x".repeat(4096))).unwrap();
+        assert_eq!(large.sys_flag, 0x301);
+        assert!(large.body.starts_with(&[0x78]) && large.body.len() < 100);
+    }
+
+    #[tokio::test]
+    async fn an_id_is_given_once() {
+        let sender = sender(SendSettings::default());
+        let prepared = sender.prepare(Message::new("T", "x")).unwrap();
+        let properties = Properties::new(prepared.properties.as_bytes());
+        assert_eq!(
+            properties.get(properties::UNIQ_KEY),
+            Some(&*prepared.msg_id)
+        );
+        let message = Message::new("T", "x").with_property(properties::UNIQ_KEY, "mine");
+        assert_eq!(sender.prepare(message).unwrap().msg_id, "mine");
+    }
+
+    #[tokio::test]
+    async fn batch_members_agree() {
+        let sender = sender(SendSettings::default());
+        let message = || Message::new("T", "x");
+        assert_eq!(
+            fault(sender.prepare_batch(vec![])),
+            MessageFault::EmptyBatch
+        );
+        for other in [
+            Message::new("U", "x"),
+            message().with_delay_level(1),
+            message().wait_until_stored(false),
+        ] {
+            let fault = fault(sender.prepare_batch(vec![message(), other]));
+            assert!(
+                matches!(fault, MessageFault::Batch { index: 1, .. }),
+                "{fault}"
+            );
+        }
+        let batch = sender.prepare_batch(vec![message(), message()]).unwrap();
+        assert_eq!(batch.msg_id.split(',').count(), 2);
+        assert_eq!(batch.code, RequestCode::SendBatchMessage);
+    }
+
+    #[test]
+    fn only_some_refusals_are_worth_another_attempt() {
+        let refusal = |code| {
+            ClientError::Broker(crate::error::BrokerError {
+                address: "a".into(),
+                request: "SEND_MESSAGE_V2",
+                code,
+                remark: String::new(),
+            })
+        };
+        for code in [17, 14, 1, 2, 16, 204, 205, 1500] {
+            assert!(
+                may_retry(&refusal(code), RetryOn::TransportAndCodes),
+                "{code}"
+            );
+            assert!(!may_retry(&refusal(code), RetryOn::Transport), "{code}");
+        }
+        for code in [13, 26, 29, 12345] {
+            assert!(
+                !may_retry(&refusal(code), RetryOn::TransportAndCodes),
+                "{code}"
+            );
+        }
+        let refused = ClientError::Connect {
+            address: "a".into(),
+            reason: "refused".into(),
+        };
+        assert!(may_retry(&refused, RetryOn::Transport));
+    }
+}
