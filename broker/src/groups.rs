@@ -319,14 +319,12 @@ impl FileForm for Group {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use agena_protocol::clock::ManualClock;
 
     use super::*;
 
     fn open(directory: &Path, auto_create: bool) -> (Groups, Arc<Saver>) {
-        let saver = Saver::start(Duration::from_secs(3600));
+        let saver = Saver::start();
         let clock = Arc::new(ManualClock::at(1_700_000_000_000));
         let groups = Groups::open(auto_create, directory, &saver, clock).unwrap();
         (groups, saver)

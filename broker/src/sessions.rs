@@ -14,9 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use agena_protocol::bodies::{ConsumerData, HeartbeatData, SubscriptionData};
+use agena_protocol::bodies::heartbeat::{ConsumerData, HeartbeatData};
+use agena_protocol::bodies::subscription::SubscriptionData;
 use agena_protocol::clock::Clock;
 use agena_protocol::command::Command;
+use agena_protocol::request_code::RequestCode;
 use agena_remoting::connection::Connection;
 use parking_lot::Mutex;
 
@@ -24,7 +26,6 @@ use crate::filter::Filter;
 use crate::name_table::NameTable;
 
 mod consumer_group;
-pub mod requests;
 
 pub use consumer_group::{ConsumerGroup, GroupView, Member, Subscription};
 
@@ -254,9 +255,8 @@ impl<P: Peer> Sessions<P> {
 
     /// Closes the connections of clients that were silent for too long, and forgets them. Called every ten seconds.
     pub fn expire(&self) {
-        let silent_since = monotonic_ms(&*self.clock).saturating_sub(
-            u64::try_from(self.silence_max.as_millis()).unwrap_or(u64::MAX),
-        );
+        let silent_since = monotonic_ms(&*self.clock)
+            .saturating_sub(u64::try_from(self.silence_max.as_millis()).unwrap_or(u64::MAX));
         let is_silent = |client: &Client<P>| client.seen.load(Ordering::Relaxed) < silent_since;
         let mut silent: HashMap<u64, Arc<Client<P>>> = HashMap::new();
         for (_, group) in self.consumers.entries() {
@@ -267,7 +267,12 @@ impl<P: Peer> Sessions<P> {
             }
         }
         for (_, group) in self.producers.entries() {
-            for client in group.members.lock().iter().filter(|client| is_silent(client)) {
+            for client in group
+                .members
+                .lock()
+                .iter()
+                .filter(|client| is_silent(client))
+            {
                 silent.insert(client.connection.id(), Arc::clone(client));
             }
         }
@@ -301,7 +306,11 @@ impl<P: Peer> Sessions<P> {
     pub fn consumer_ids(&self, group: &str) -> Option<Vec<Arc<str>>> {
         let view = self.consumer_group(group)?;
         let members = view.members.iter();
-        Some(members.map(|member| Arc::clone(&member.client.id)).collect())
+        Some(
+            members
+                .map(|member| Arc::clone(&member.client.id))
+                .collect(),
+        )
     }
 
     /// A member of a consumer group by its id.
@@ -449,7 +458,7 @@ impl<P> std::fmt::Debug for Sessions<P> {
 
 /// Tells every member of a group, the one that caused it included, that it changed.
 fn tell_members<P: Peer>(group: &str, view: &GroupView<P>) {
-    let notice = Command::request(agena_protocol::request_code::RequestCode::NotifyConsumerIdsChanged)
+    let notice = Command::request(RequestCode::NotifyConsumerIdsChanged)
         .with_ext("consumerGroup", group)
         .one_way();
     for member in &view.members {
@@ -466,3 +475,6 @@ fn insert_name(names: &mut BTreeSet<Arc<str>>, name: &str) {
 fn monotonic_ms(clock: &dyn Clock) -> u64 {
     u64::try_from(clock.monotonic().as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

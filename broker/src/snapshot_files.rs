@@ -232,7 +232,7 @@ pub trait Save: Send + Sync {
     fn save(&self) -> Result<(), SnapshotError>;
 }
 
-/// The thread that rewrites small files: each at most once per delay, however often it was changed meanwhile.
+/// The thread that rewrites small files: each once after a delay, however often it was changed meanwhile.
 #[derive(Debug)]
 pub struct Saver {
     shared: Arc<Waiting>,
@@ -243,14 +243,11 @@ pub struct Saver {
 struct Waiting {
     state: Mutex<SaverState>,
     changed: Condvar,
-    delay: Duration,
 }
 
 impl std::fmt::Debug for Waiting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Waiting")
-            .field("delay", &self.delay)
-            .finish_non_exhaustive()
+        f.debug_struct("Waiting").finish_non_exhaustive()
     }
 }
 
@@ -261,12 +258,9 @@ struct SaverState {
 }
 
 impl Saver {
-    /// Starts the thread. A file that is behind is rewritten `delay` after its first change.
-    pub fn start(delay: Duration) -> Arc<Self> {
-        let shared = Arc::new(Waiting {
-            delay,
-            ..Waiting::default()
-        });
+    /// Starts the thread.
+    pub fn start() -> Arc<Self> {
+        let shared: Arc<Waiting> = Arc::default();
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("saver".into())
@@ -279,8 +273,8 @@ impl Saver {
         })
     }
 
-    /// Has `file` saved after the delay, unless that is due already.
-    pub fn schedule(&self, file: Weak<dyn Save>) {
+    /// Has `file` saved after `delay`, unless that is to happen already.
+    pub fn schedule(&self, file: Weak<dyn Save>, delay: Duration) {
         let mut state = self.shared.state.lock();
         if state
             .due
@@ -289,7 +283,7 @@ impl Saver {
         {
             return;
         }
-        state.due.push((Instant::now() + self.shared.delay, file));
+        state.due.push((Instant::now() + delay, file));
         self.shared.changed.notify_one();
     }
 
@@ -315,9 +309,7 @@ impl Waiting {
                 error!(%fault, "a small file could not be written; trying again");
                 let mut state = self.state.lock();
                 if !state.stopping {
-                    state
-                        .due
-                        .push((Instant::now() + self.delay.max(RETRY_DELAY), file));
+                    state.due.push((Instant::now() + RETRY_DELAY, file));
                 }
             }
         }
@@ -418,11 +410,11 @@ mod tests {
 
     #[test]
     fn many_changes_are_one_save_and_none_is_left_at_stop() {
-        let saver = Saver::start(Duration::from_secs(3600));
+        let saver = Saver::start();
         let file = Arc::new(Counted::default());
         let as_save: Arc<dyn Save> = file.clone();
         for _ in 0..100 {
-            saver.schedule(Arc::downgrade(&as_save));
+            saver.schedule(Arc::downgrade(&as_save), Duration::from_secs(3600));
         }
         saver.stop();
         assert_eq!(file.0.load(Ordering::SeqCst), 1);

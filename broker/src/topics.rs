@@ -443,10 +443,8 @@ fn built_in(settings: &TopicSettings) -> Vec<TopicConfig> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
-
     use agena_protocol::clock::ManualClock;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 
@@ -466,7 +464,7 @@ mod tests {
     }
 
     fn open(directory: &Path, settings: TopicSettings) -> (Topics, Arc<Saver>) {
-        let saver = Saver::start(Duration::from_secs(3600));
+        let saver = Saver::start();
         let clock = Arc::new(ManualClock::at(1_700_000_000_000));
         let topics = Topics::open(settings, directory, &saver, clock).unwrap();
         (topics, saver)

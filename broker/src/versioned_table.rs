@@ -7,6 +7,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use agena_protocol::bodies::data_version::DataVersion;
 use agena_protocol::clock::Clock;
@@ -17,6 +18,9 @@ use tracing::{error, warn};
 
 use crate::name_table::NameTable;
 use crate::snapshot_files::{ChangeJournal, Save, Saver, SnapshotError, SnapshotFile};
+
+/// How long changes are gathered before the file is rewritten; until then the journal has them.
+const SAVE_DELAY: Duration = Duration::from_millis(500);
 
 /// What a file of settings holds.
 #[derive(Debug)]
@@ -210,7 +214,7 @@ impl<V: FileForm + Serialize + DeserializeOwned> VersionedTable<V> {
     /// Has the file written soon, if it is behind.
     pub fn save_soon(&self) {
         let itself: Weak<dyn Save> = self.itself.clone();
-        self.saver.schedule(itself);
+        self.saver.schedule(itself, SAVE_DELAY);
     }
 }
 

@@ -83,6 +83,17 @@ impl Level {
         self.next
     }
 
+    /// Nothing is read ahead.
+    pub fn has_nothing(&self) -> bool {
+        self.ahead.is_empty()
+    }
+
+    /// Goes on at `next`, where the queue begins now.
+    pub fn skip_to(&mut self, next: u64) {
+        self.next = next;
+        self.ahead.clear();
+    }
+
     /// Reads ahead if nothing is. `read(from, count)` gives entries in ascending order.
     pub fn read_ahead(&mut self, read: impl FnOnce(u64, usize) -> Vec<Waiting>) {
         if self.ahead.is_empty() {

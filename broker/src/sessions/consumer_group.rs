@@ -5,7 +5,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use agena_protocol::bodies::{ConsumerData, HeartbeatData, SubscriptionData};
+use agena_protocol::bodies::heartbeat::{
+    ConsumeFromWhere, ConsumeType, ConsumerData, HeartbeatData, MessageModel,
+};
+use agena_protocol::bodies::subscription::SubscriptionData;
 use agena_protocol::clock::Clock;
 use agena_remoting::connection::Connection;
 use arc_swap::ArcSwap;
@@ -13,9 +16,6 @@ use parking_lot::Mutex;
 
 use super::{Client, Peer, Subscribed};
 use crate::filter::Filter;
-
-/// How consumers say that each of them gets every message.
-const BROADCASTING: &str = "BROADCASTING";
 
 /// A group with at least one member, or about to get one.
 pub struct ConsumerGroup<P = Connection> {
@@ -35,12 +35,12 @@ struct Turn {
 /// A group at one moment.
 #[derive(Debug)]
 pub struct GroupView<P = Connection> {
-    /// `CONSUME_ACTIVELY`, `CONSUME_PASSIVELY` or `CONSUME_POP`: what the last heartbeat said.
-    pub consume_type: String,
-    /// `CLUSTERING` or `BROADCASTING`: what the last heartbeat said.
-    pub message_model: String,
+    /// How members get messages: what the last heartbeat said.
+    pub consume_type: ConsumeType,
+    /// Whether members share messages or each gets all: what the last heartbeat said.
+    pub message_model: MessageModel,
     /// Where new members begin: what the last heartbeat said.
-    pub consume_from_where: String,
+    pub consume_from_where: ConsumeFromWhere,
     /// By topic: what the last heartbeat said, each as its newest version had it.
     pub subscriptions: HashMap<String, Arc<Subscription>>,
     /// Who is connected.
@@ -77,7 +77,7 @@ pub(super) struct Joined<P> {
 impl<P> GroupView<P> {
     /// Every member gets every message.
     pub fn is_broadcasting(&self) -> bool {
-        self.message_model == BROADCASTING
+        self.message_model == MessageModel::Broadcasting
     }
 
     /// The group's subscription to a topic.
@@ -128,9 +128,9 @@ impl<P: Peer> ConsumerGroup<P> {
     pub(super) fn new() -> Self {
         Self {
             view: ArcSwap::from_pointee(GroupView {
-                consume_type: String::new(),
-                message_model: String::new(),
-                consume_from_where: String::new(),
+                consume_type: ConsumeType::default(),
+                message_model: MessageModel::default(),
+                consume_from_where: ConsumeFromWhere::default(),
                 subscriptions: HashMap::new(),
                 members: Vec::new(),
             }),
@@ -177,9 +177,9 @@ impl<P: Peer> ConsumerGroup<P> {
             .as_ref()
             .is_some_and(|new| !same_keys(new, &before.subscriptions));
         let view = Arc::new(GroupView {
-            consume_type: consumer.consume_type.clone(),
-            message_model: consumer.message_model.clone(),
-            consume_from_where: consumer.consume_from_where.clone(),
+            consume_type: consumer.consume_type,
+            message_model: consumer.message_model,
+            consume_from_where: consumer.consume_from_where,
             members: before.with_member(position, client, announced),
             subscriptions: subscriptions.unwrap_or_else(|| before.subscriptions.clone()),
         });
@@ -199,9 +199,9 @@ impl<P: Peer> ConsumerGroup<P> {
         let mut members = before.members.clone();
         members.remove(at);
         let view = Arc::new(GroupView {
-            consume_type: before.consume_type.clone(),
-            message_model: before.message_model.clone(),
-            consume_from_where: before.consume_from_where.clone(),
+            consume_type: before.consume_type,
+            message_model: before.message_model,
+            consume_from_where: before.consume_from_where,
             subscriptions: before.subscriptions.clone(),
             members,
         });
@@ -250,7 +250,9 @@ impl<P: Peer> GroupView<P> {
                 .get(&data.topic)
                 .filter(|present| present.data.sub_version >= data.sub_version);
             replaced |= kept.is_none();
-            let subscription = kept.cloned().unwrap_or_else(|| Arc::new(Subscription::of(data)));
+            let subscription = kept
+                .cloned()
+                .unwrap_or_else(|| Arc::new(Subscription::of(data)));
             after.insert(data.topic.clone(), subscription);
         }
         (replaced || after.len() != self.subscriptions.len()).then_some(after)
