@@ -25,6 +25,53 @@ pub fn write<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String 
     text
 }
 
+/// The number, from 1, of the last line that sets `key`, which is the one that counts.
+#[must_use]
+pub fn line_of(text: &str, key: &str) -> Option<usize> {
+    let lines: Vec<&str> = text.lines().collect();
+    lines
+        .iter()
+        .rposition(|line| sets(line, key))
+        .map(|at| at + 1)
+}
+
+/// The text with `changes` in it, everything else as it was: the last line that sets a key is replaced together with
+/// the lines it went on in, a new key goes to the end.
+#[must_use]
+pub fn with_changes<'a>(
+    text: &str,
+    changes: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> String {
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for (key, value) in changes {
+        let line = format!("{key}={value}");
+        match lines.iter().rposition(|line| sets(line, key)) {
+            Some(at) => {
+                while goes_on(&lines[at]) && at + 1 < lines.len() {
+                    lines[at] = lines.remove(at + 1);
+                }
+                lines[at] = line;
+            }
+            None => lines.push(line),
+        }
+    }
+    let mut text = lines.join("\n");
+    text.push('\n');
+    text
+}
+
+/// This line gives `key` a value.
+fn sets(line: &str, key: &str) -> bool {
+    line.trim_start()
+        .strip_prefix(key)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['=', ':', ' ', '\t', '\u{c}']))
+}
+
+/// It ends in an odd number of backslashes.
+fn goes_on(line: &str) -> bool {
+    line.bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 1
+}
+
 /// Lines without comments and blanks; a line that ends in an odd number of backslashes goes on in the next one.
 fn logical_lines(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
@@ -36,8 +83,7 @@ fn logical_lines(text: &str) -> Vec<String> {
             None if line.is_empty() || line.starts_with(['#', '!']) => continue,
             None => String::new(),
         };
-        let backslashes = line.bytes().rev().take_while(|b| *b == b'\\').count();
-        if backslashes % 2 == 1 {
+        if goes_on(line) {
             logical.push_str(&line[..line.len() - 1]);
             open = Some(logical);
         } else {
@@ -117,6 +163,18 @@ mod tests {
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect();
         assert_eq!(pairs(text), expected, "{text:?}");
+    }
+
+    #[test]
+    fn a_change_keeps_comments_and_order() {
+        let text = "# head\nbrokerName=a\nfileReservedTime : 48\\\n  0\nlistenPort=1\n";
+        assert_eq!(line_of(text, "fileReservedTime"), Some(3));
+        assert_eq!(line_of(text, "fileReserved"), None);
+        let changed = with_changes(text, [("fileReservedTime", "72"), ("traceOn", "false")]);
+        assert_eq!(
+            changed,
+            "# head\nbrokerName=a\nfileReservedTime=72\nlistenPort=1\ntraceOn=false\n"
+        );
     }
 
     #[test]
