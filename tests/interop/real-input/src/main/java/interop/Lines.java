@@ -6,7 +6,9 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.Semaphore;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.atomic.AtomicReference;
@@ -38,8 +40,11 @@ public final class Lines {
             produce(args[1], args[2], Path.of(args[3]));
         } else if (args.length == 6 && args[0].equals("consume")) {
             consume(args[1], args[2], args[3], Integer.parseInt(args[4]), Path.of(args[5]));
+        } else if (args.length == 4 && args[0].equals("idle")) {
+            idle(args[1], args[2], Integer.parseInt(args[3]));
         } else {
-            System.err.println("usage: Lines produce NAMESRV TOPIC FILE | Lines consume NAMESRV TOPIC GROUP COUNT FILE");
+            System.err.println("usage: Lines produce NAMESRV TOPIC FILE | Lines consume NAMESRV TOPIC GROUP COUNT FILE"
+                + " | Lines idle NAMESRV TOPIC SECONDS");
             System.exit(2);
         }
         System.exit(0); // the client leaves threads behind
@@ -85,6 +90,32 @@ public final class Lines {
             System.exit(1);
         }
         System.out.println("sent " + number + " lines in " + (System.currentTimeMillis() - begin) + " ms");
+    }
+
+    /** A producer and a push consumer that have done one message and then only stay connected. */
+    private static void idle(String namesrv, String topic, int seconds) throws Exception {
+        CountDownLatch received = new CountDownLatch(1);
+        DefaultMQPushConsumer consumer = new DefaultMQPushConsumer("idle_consumer");
+        consumer.setNamesrvAddr(namesrv);
+        consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+        consumer.subscribe(topic, "*");
+        consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            received.countDown();
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        DefaultMQProducer producer = new DefaultMQProducer("idle_producer");
+        producer.setNamesrvAddr(namesrv);
+        producer.start();
+        producer.send(new Message(topic, "before the silence".getBytes(StandardCharsets.UTF_8)));
+        consumer.start();
+        if (!received.await(60, TimeUnit.SECONDS)) {
+            System.err.println("the message did not arrive");
+            System.exit(1);
+        }
+        System.out.println("connected");
+        Thread.sleep(seconds * 1000L);
+        consumer.shutdown();
+        producer.shutdown();
     }
 
     /** Ends when nothing has come for a while after the expected number, so that doubles would be seen. */

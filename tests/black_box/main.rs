@@ -1,0 +1,12 @@
+//! Black-box tests: the real `agena` process, spoken to by raw bytes and by the client crate. Every test has servers and a
+//! data directory of its own.
+
+mod bad_input;
+mod bad_start;
+mod crash;
+mod orderly;
+mod produce_consume;
+mod raw;
+mod readme;
+mod retry;
+mod servers;
