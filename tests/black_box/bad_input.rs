@@ -49,11 +49,15 @@ impl Scene {
     fn closes_on(&mut self, bytes: &[u8]) {
         let mut culprit = self.culprit();
         culprit.write(bytes);
-        assert!(culprit.is_closed_by_server(), "the connection was not closed");
+        assert!(
+            culprit.is_closed_by_server(),
+            "the connection was not closed"
+        );
         self.nobody_else_noticed();
         let log = self.servers.output();
         assert!(
-            log.lines().any(|line| line.contains("127.0.0.1:") && line.contains("WARN")),
+            log.lines()
+                .any(|line| line.contains("127.0.0.1:") && line.contains("WARN")),
             "no line names the peer:\n{log}"
         );
     }
@@ -132,14 +136,22 @@ fn a_message_over_the_size_limit_is_refused() {
 fn an_illegal_topic_name_is_refused() {
     let answer = Scene::set().answers(|raw| raw.send("a b/c", "0", "", b"x"));
     assert_eq!(answer.code, INVALID_PARAMETER);
-    assert!(answer.remark.contains("illegal characters"), "{}", answer.remark);
+    assert!(
+        answer.remark.contains("illegal characters"),
+        "{}",
+        answer.remark
+    );
 }
 
 #[test]
 fn a_queue_out_of_range_is_refused() {
     let answer = Scene::set().answers(|raw| raw.send("target", "99", "", b"x"));
     assert_eq!(answer.code, INVALID_PARAMETER);
-    assert!(answer.remark.contains("queueId[99] is illegal"), "{}", answer.remark);
+    assert!(
+        answer.remark.contains("queueId[99] is illegal"),
+        "{}",
+        answer.remark
+    );
 }
 
 #[test]

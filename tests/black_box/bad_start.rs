@@ -59,16 +59,16 @@ fn an_unknown_key_is_named_and_ignored() {
     let mut child = agena()
         .args(["broker", "-c", &conf])
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("agena can be started");
-    let mut stdout = child.stdout.take().expect("piped");
+    let mut log = child.stderr.take().expect("piped");
     let mut seen = Vec::new();
     let mut chunk = [0; 4096];
     // Ends with the line, or with the output when the process ends without it.
     while !String::from_utf8_lossy(&seen).contains("flushDiskTyp") {
-        let n = stdout.read(&mut chunk).expect("the output is readable");
+        let n = log.read(&mut chunk).expect("the output is readable");
         if n == 0 {
             break;
         }
@@ -78,8 +78,14 @@ fn an_unknown_key_is_named_and_ignored() {
     let _ = child.kill();
     let _ = child.wait();
     let seen = String::from_utf8_lossy(&seen);
-    assert!(seen.contains("flushDiskTyp"), "the key is not named:\n{seen}");
-    assert!(running, "an unknown key must not keep the broker from starting:\n{seen}");
+    assert!(
+        seen.contains("flushDiskTyp"),
+        "the key is not named:\n{seen}"
+    );
+    assert!(
+        running,
+        "an unknown key must not keep the broker from starting:\n{seen}"
+    );
 }
 
 #[test]
@@ -134,7 +140,10 @@ fn a_data_directory_held_by_another_broker_is_named() {
     ]);
     let said = said(&output);
     assert!(!output.status.success());
-    assert!(said.contains("agena-data"), "the directory is not named:\n{said}");
+    assert!(
+        said.contains("agena-data"),
+        "the directory is not named:\n{said}"
+    );
     // The holder goes on.
     assert_eq!(servers.raw().call(9_999, &[], b"").code, 3);
 }

@@ -46,7 +46,8 @@ fn stored(servers: &Servers) -> Vec<String> {
             let at = u64::from_be_bytes(record[20..28].try_into().expect("eight bytes"));
             assert_eq!(at, bodies.len() as u64, "offsets are consecutive");
             // ... up to the prepared transaction's offset with IPv4 hosts: 84 bytes; then the body's length and the body.
-            let length = u32::from_be_bytes(record[84..88].try_into().expect("four bytes")) as usize;
+            let length =
+                u32::from_be_bytes(record[84..88].try_into().expect("four bytes")) as usize;
             bodies.push(String::from_utf8(record[88..88 + length].to_vec()).expect("text"));
             rest = tail;
         }

@@ -38,7 +38,11 @@ pub(crate) fn frame(code: i32, opaque: i64, ext: &[(&str, &str)], body: &[u8]) -
         "extFields": fields, "serializeTypeCurrentRPC": "JSON",
     })
     .to_string();
-    let size = |n: usize| u32::try_from(n).expect("frames of tests are small").to_be_bytes();
+    let size = |n: usize| {
+        u32::try_from(n)
+            .expect("frames of tests are small")
+            .to_be_bytes()
+    };
     let mut bytes = Vec::with_capacity(8 + head.len() + body.len());
     bytes.extend(size(4 + head.len() + body.len()));
     bytes.extend(size(head.len()));
@@ -71,7 +75,8 @@ impl Raw {
         body: &[u8],
     ) -> std::io::Result<Answer> {
         self.opaque += 1;
-        self.stream.write_all(&frame(code, self.opaque, ext, body))?;
+        self.stream
+            .write_all(&frame(code, self.opaque, ext, body))?;
         self.read_answer()
     }
 
@@ -84,7 +89,8 @@ impl Raw {
         self.stream.read_exact(&mut length)?;
         let mut rest = vec![0; u32::from_be_bytes(length) as usize];
         self.stream.read_exact(&mut rest)?;
-        let head_length = usize::from(rest[1]) << 16 | usize::from(rest[2]) << 8 | usize::from(rest[3]);
+        let head_length =
+            usize::from(rest[1]) << 16 | usize::from(rest[2]) << 8 | usize::from(rest[3]);
         let body = rest.split_off(4 + head_length);
         let head: Value = serde_json::from_slice(&rest[4..]).expect("the header is JSON");
         Ok(Answer {
@@ -105,7 +111,8 @@ impl Raw {
                 Ok(_) => return false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
-                    let waiting = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+                    let waiting =
+                        matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
                     return !waiting && Instant::now() < deadline;
                 }
             }
@@ -114,12 +121,16 @@ impl Raw {
 
     /// Nothing comes and the connection stays, for as long as given.
     pub(crate) fn is_silent_for(&mut self, time: Duration) -> bool {
-        self.stream.set_read_timeout(Some(time)).expect("a time-out");
+        self.stream
+            .set_read_timeout(Some(time))
+            .expect("a time-out");
         let silent = matches!(
             self.stream.read(&mut [0; 1]),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
         );
-        self.stream.set_read_timeout(Some(ANSWER_WITHIN)).expect("a time-out");
+        self.stream
+            .set_read_timeout(Some(ANSWER_WITHIN))
+            .expect("a time-out");
         silent
     }
 
@@ -142,7 +153,13 @@ impl Raw {
         assert_eq!(answer.code, 0, "{}", answer.remark);
     }
 
-    pub(crate) fn send(&mut self, topic: &str, queue: &str, properties: &str, body: &[u8]) -> Answer {
+    pub(crate) fn send(
+        &mut self,
+        topic: &str,
+        queue: &str,
+        properties: &str,
+        body: &[u8],
+    ) -> Answer {
         self.call(
             SEND_MESSAGE,
             &[

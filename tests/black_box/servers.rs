@@ -86,7 +86,11 @@ impl Servers {
             if let Some(status) = self.process.try_wait().expect("the process is ours") {
                 return status;
             }
-            assert!(Instant::now() < deadline, "no end after SIGTERM:\n{}", self.output());
+            assert!(
+                Instant::now() < deadline,
+                "no end after SIGTERM:\n{}",
+                self.output()
+            );
             std::thread::yield_now();
             std::thread::park_timeout(Duration::from_millis(5));
         }
@@ -182,7 +186,8 @@ pub(crate) fn free_ports() -> (u16, u16) {
         let port = |listener: &TcpListener| listener.local_addr().expect("it is bound").port();
         let (name_server, broker) = (port(&first), port(&second));
         let neighbours = [broker.wrapping_sub(2), broker.wrapping_add(1)];
-        let free = |port: &u16| *port > 1024 && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+        let free =
+            |port: &u16| *port > 1024 && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
         if neighbours.iter().all(free) && !neighbours.contains(&name_server) {
             return (name_server, broker);
         }
