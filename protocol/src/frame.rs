@@ -1,10 +1,6 @@
 //! A frame: is a whole one here, and what does it say? Works on slices; copies nothing.
 //!
-//! ```text
-//! | totalLen i32 | headerWord i32 = serializeType << 24 | headerLen | header | body |
-//! totalLen counts everything behind itself: 4 + headerLen + bodyLen
-//! ```
-//! Source: spec/wire.md §1.1.
+//! The layout is drawn at the crate's root. Source: spec/wire.md §1.1; Apache `NettyDecoder`, `RemotingCommand`.
 
 use std::borrow::Cow;
 

@@ -441,7 +441,7 @@ pub enum EncodeError {
 
 /// A record whose place is not known yet: the head in front of the body, ready but for three numbers, and the sums.
 ///
-/// What follows is written in this order: head, body, [`topic_length`](Self::topic_length), topic, properties length,
+/// What follows is written in this order: head, body, the topic and its length, properties length,
 /// properties, and the sum over all of it if asked for. [`write`](Self::write) does that into one slice.
 #[derive(Debug, Clone)]
 pub struct RecordEncoder<'a> {
