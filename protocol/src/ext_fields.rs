@@ -67,15 +67,7 @@ impl<'a> ExtFields<'a> {
     pub fn parsed<T: FromStr>(&self, name: &'static str) -> Result<Option<T>, HeaderError> {
         match self.get(name) {
             None | Some("") => Ok(None),
-            Some(text) => text
-                .trim()
-                .parse()
-                .map(Some)
-                .map_err(|_| HeaderError::Invalid {
-                    field: name,
-                    expected: std::any::type_name::<T>(),
-                    found: text.chars().take(64).collect(),
-                }),
+            Some(text) => parse_field(name, text).map(Some),
         }
     }
 
@@ -121,4 +113,18 @@ impl<'a> ExtFields<'a> {
                 .collect(),
         }
     }
+}
+
+/// A field's text as a value; blanks around it do not count.
+///
+/// # Errors
+/// [`HeaderError::Invalid`].
+pub(crate) fn parse_field<T: FromStr>(name: &'static str, text: &str) -> Result<T, HeaderError> {
+    text.parse()
+        .or_else(|_| text.trim().parse())
+        .map_err(|_| HeaderError::Invalid {
+            field: name,
+            expected: std::any::type_name::<T>(),
+            found: text.chars().take(64).collect(),
+        })
 }

@@ -11,7 +11,8 @@ pub struct FrameWriter<'b> {
     out: &'b mut Vec<u8>,
     start: usize,
     serialize: SerializeType,
-    fields: usize,
+    /// The JSON form's `extFields` is open.
+    has_fields: bool,
     /// Where the binary form's ext length word stands.
     ext_length_at: usize,
 }
@@ -49,7 +50,7 @@ impl<'b> FrameWriter<'b> {
             out,
             start,
             serialize,
-            fields: 0,
+            has_fields: false,
             ext_length_at,
         }
     }
@@ -74,22 +75,27 @@ impl<'b> FrameWriter<'b> {
         )
     }
 
-    /// Adds one field of the custom header. Names are ours and need no escaping.
+    /// Adds one field of the custom header, whatever its name.
     pub fn field(&mut self, name: &str, value: &str) {
         match self.serialize {
             SerializeType::Json => {
-                self.out.extend_from_slice(if self.fields == 0 {
-                    b",\"extFields\":{"
-                } else {
-                    b","
-                });
+                self.separate();
                 header_json::write_string(self.out, name);
                 self.out.push(b':');
                 header_json::write_string(self.out, value);
             }
             SerializeType::Rocketmq => header_binary::write_field(self.out, name, value),
         }
-        self.fields += 1;
+    }
+
+    /// What stands in front of a field of the JSON form.
+    fn separate(&mut self) {
+        self.out.extend_from_slice(if self.has_fields {
+            b","
+        } else {
+            b",\"extFields\":{"
+        });
+        self.has_fields = true;
     }
 
     /// Closes the header and fills in the lengths; `body_bytes` bytes of body follow the head.
@@ -97,7 +103,7 @@ impl<'b> FrameWriter<'b> {
         match self.serialize {
             SerializeType::Json => {
                 self.out
-                    .extend_from_slice(if self.fields == 0 { b"}" } else { b"}}" })
+                    .extend_from_slice(if self.has_fields { b"}}" } else { b"}" })
             }
             SerializeType::Rocketmq => {
                 let ext_bytes = word(self.out.len() - self.ext_length_at - 4);
@@ -116,7 +122,13 @@ impl<'b> FrameWriter<'b> {
 
 impl FieldSink for FrameWriter<'_> {
     fn put(&mut self, name: &'static str, value: &str) {
-        self.field(name, value);
+        match self.serialize {
+            SerializeType::Json => {
+                self.separate();
+                header_json::write_known_field(self.out, name, value);
+            }
+            SerializeType::Rocketmq => header_binary::write_field(self.out, name, value),
+        }
     }
 }
 

@@ -74,11 +74,16 @@ pub(crate) fn write_fixed(
     out.extend_from_slice(remark.as_bytes());
 }
 
-/// Writes one pair; names are ours and far below 32 KiB.
+/// Writes one pair. A name of 32 KiB or more, which the format cannot hold, is left out.
 pub(crate) fn write_field(out: &mut Vec<u8>, name: &str, value: &str) {
-    out.extend_from_slice(&u16::try_from(name.len()).unwrap_or(0).to_be_bytes());
+    let (Ok(name_bytes), Ok(value_bytes)) = (i16::try_from(name.len()), i32::try_from(value.len()))
+    else {
+        return;
+    };
+    out.reserve(name.len() + value.len() + 6);
+    out.extend_from_slice(&name_bytes.to_be_bytes());
     out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(&u32::try_from(value.len()).unwrap_or(0).to_be_bytes());
+    out.extend_from_slice(&value_bytes.to_be_bytes());
     out.extend_from_slice(value.as_bytes());
 }
 

@@ -121,31 +121,48 @@ pub(crate) fn write_fixed(
 
 /// Writes a quoted, escaped string.
 pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
+    out.reserve(text.len() + 2);
     out.push(b'"');
-    let mut plain_from = 0;
-    let bytes = text.as_bytes();
-    for (at, &byte) in bytes.iter().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        out.extend_from_slice(&bytes[plain_from..at]);
-        plain_from = at + 1;
-        match byte {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            other => {
-                const HEX: &[u8; 16] = b"0123456789abcdef";
-                out.extend_from_slice(b"\\u00");
-                out.push(HEX[usize::from(other >> 4)]);
-                out.push(HEX[usize::from(other & 15)]);
-            }
-        }
+    let mut rest = text.as_bytes();
+    while let Some(plain) = rest.iter().position(|&byte| needs_escape(byte)) {
+        out.extend_from_slice(&rest[..plain]);
+        write_escape(out, rest[plain]);
+        rest = &rest[plain + 1..];
     }
-    out.extend_from_slice(&bytes[plain_from..]);
+    out.extend_from_slice(rest);
     out.push(b'"');
+}
+
+fn needs_escape(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
+fn write_escape(out: &mut Vec<u8>, byte: u8) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    match byte {
+        b'"' => out.extend_from_slice(b"\\\""),
+        b'\\' => out.extend_from_slice(b"\\\\"),
+        b'\n' => out.extend_from_slice(b"\\n"),
+        b'\r' => out.extend_from_slice(b"\\r"),
+        b'\t' => out.extend_from_slice(b"\\t"),
+        other => out.extend_from_slice(&[
+            b'\\',
+            b'u',
+            b'0',
+            b'0',
+            HEX[usize::from(other >> 4)],
+            HEX[usize::from(other & 15)],
+        ]),
+    }
+}
+
+/// Writes one member of `extFields` whose name is ours and needs no escaping.
+pub(crate) fn write_known_field(out: &mut Vec<u8>, name: &'static str, value: &str) {
+    out.reserve(name.len() + value.len() + 6);
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+    write_string(out, value);
 }
 
 /// Formats integers on the stack.
@@ -227,8 +244,8 @@ impl<'a> Reader<'a> {
         match self.scalar()? {
             None => Ok(0),
             Some(text) => text
-                .trim()
                 .parse()
+                .or_else(|_| text.trim().parse())
                 .map_err(|_| self.0.error("number out of range or not a number")),
         }
     }

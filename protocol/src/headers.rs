@@ -17,7 +17,7 @@ pub mod send;
 pub mod topic;
 pub mod transaction;
 
-use crate::ext_fields::{ExtFields, HeaderError};
+use crate::ext_fields::{ExtFields, HeaderError, parse_field};
 use crate::header_json::Digits;
 
 /// Where the fields of a header go.
@@ -63,19 +63,27 @@ impl DecodeHeader<'_> for NoHeader {
 
 /// A type that a header field can have.
 pub trait FieldValue<'e>: Sized {
+    /// Reads the field `name` from its text.
+    ///
+    /// # Errors
+    /// [`HeaderError`].
+    fn from_text(name: &'static str, text: Option<&'e str>) -> Result<Self, HeaderError>;
+
     /// Reads the field `name`.
     ///
     /// # Errors
     /// [`HeaderError`].
-    fn read(ext: &'e ExtFields<'_>, name: &'static str) -> Result<Self, HeaderError>;
+    fn read(ext: &'e ExtFields<'_>, name: &'static str) -> Result<Self, HeaderError> {
+        Self::from_text(name, ext.get(name))
+    }
 
     /// Writes the field unless it is absent.
     fn put(&self, name: &'static str, sink: &mut impl FieldSink);
 }
 
 impl<'e> FieldValue<'e> for &'e str {
-    fn read(ext: &'e ExtFields<'_>, name: &'static str) -> Result<Self, HeaderError> {
-        ext.required(name)
+    fn from_text(name: &'static str, text: Option<&'e str>) -> Result<Self, HeaderError> {
+        text.ok_or(HeaderError::Missing { field: name })
     }
 
     fn put(&self, name: &'static str, sink: &mut impl FieldSink) {
@@ -84,8 +92,8 @@ impl<'e> FieldValue<'e> for &'e str {
 }
 
 impl<'e> FieldValue<'e> for Option<&'e str> {
-    fn read(ext: &'e ExtFields<'_>, name: &'static str) -> Result<Self, HeaderError> {
-        Ok(ext.get(name))
+    fn from_text(_name: &'static str, text: Option<&'e str>) -> Result<Self, HeaderError> {
+        Ok(text)
     }
 
     fn put(&self, name: &'static str, sink: &mut impl FieldSink) {
@@ -98,8 +106,8 @@ impl<'e> FieldValue<'e> for Option<&'e str> {
 macro_rules! integer_field {
     ($($kind:ty),*) => {$(
         impl<'e> FieldValue<'e> for $kind {
-            fn read(ext: &'e ExtFields<'_>, name: &'static str) -> Result<Self, HeaderError> {
-                ext.parsed(name)?.ok_or(HeaderError::Missing { field: name })
+            fn from_text(name: &'static str, text: Option<&'e str>) -> Result<Self, HeaderError> {
+                Option::<$kind>::from_text(name, text)?.ok_or(HeaderError::Missing { field: name })
             }
 
             fn put(&self, name: &'static str, sink: &mut impl FieldSink) {
@@ -108,8 +116,12 @@ macro_rules! integer_field {
         }
 
         impl<'e> FieldValue<'e> for Option<$kind> {
-            fn read(ext: &'e ExtFields<'_>, name: &'static str) -> Result<Self, HeaderError> {
-                ext.parsed(name)
+            fn from_text(name: &'static str, text: Option<&'e str>) -> Result<Self, HeaderError> {
+                match text {
+                    // The binary form knows no empty values, so they count as absent in both.
+                    None | Some("") => Ok(None),
+                    Some(text) => parse_field(name, text).map(Some),
+                }
             }
 
             fn put(&self, name: &'static str, sink: &mut impl FieldSink) {
@@ -123,8 +135,8 @@ macro_rules! integer_field {
 integer_field!(i32, i64);
 
 impl<'e> FieldValue<'e> for bool {
-    fn read(ext: &'e ExtFields<'_>, name: &'static str) -> Result<Self, HeaderError> {
-        Option::<bool>::read(ext, name)?.ok_or(HeaderError::Missing { field: name })
+    fn from_text(name: &'static str, text: Option<&'e str>) -> Result<Self, HeaderError> {
+        Option::<bool>::from_text(name, text)?.ok_or(HeaderError::Missing { field: name })
     }
 
     fn put(&self, name: &'static str, sink: &mut impl FieldSink) {
@@ -134,9 +146,8 @@ impl<'e> FieldValue<'e> for bool {
 
 /// Anything but `true` in any case is false, as the original's parser has it.
 impl<'e> FieldValue<'e> for Option<bool> {
-    fn read(ext: &'e ExtFields<'_>, name: &'static str) -> Result<Self, HeaderError> {
-        Ok(ext
-            .get(name)
+    fn from_text(_name: &'static str, text: Option<&'e str>) -> Result<Self, HeaderError> {
+        Ok(text
             .filter(|text| !text.is_empty())
             .map(|text| text.eq_ignore_ascii_case("true")))
     }
@@ -242,9 +253,11 @@ mod tests {
 
     #[test]
     fn both_forms_of_a_send_say_the_same() {
-        let long = SendMessageRequest::from(short());
         let mut short_fields = ExtFields::new();
         short().write(&mut short_fields);
+        let long = SendMessageRequest::read(RequestCode::SendMessageV2, &short_fields).unwrap();
+        assert_eq!((long.topic, long.queue_id, long.flag), ("T", -1, 7));
+        assert_eq!(long.properties, short().properties);
         assert_eq!(short_fields.get("m"), Some("true"));
         assert_eq!(short_fields.get("l"), None);
         let mut long_fields = ExtFields::new();

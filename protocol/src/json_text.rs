@@ -10,12 +10,18 @@ use crate::fastjson::JsonError;
 #[derive(Debug, Clone)]
 pub(crate) struct JsonText<'a> {
     bytes: &'a [u8],
+    /// The same bytes, if all of them are UTF-8, as they nearly always are: then no string needs its own check.
+    text: Option<&'a str>,
     at: usize,
 }
 
 impl<'a> JsonText<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
+        Self {
+            bytes,
+            text: std::str::from_utf8(bytes).ok(),
+            at: 0,
+        }
     }
 
     pub(crate) fn at(&self) -> usize {
@@ -78,6 +84,7 @@ impl<'a> JsonText<'a> {
         if self.at == from {
             return Err(self.error("expected a value"));
         }
+        // Only ASCII was stepped over.
         std::str::from_utf8(&self.bytes[from..self.at]).map_err(|_| self.error("not UTF-8"))
     }
 
@@ -88,52 +95,78 @@ impl<'a> JsonText<'a> {
             .get(self.at)
             .ok_or_else(|| self.error("expected a string"))?;
         let from = self.at + 1;
-        let Some(length) = self.bytes[from..]
-            .iter()
-            .position(|&byte| byte == quote || byte == b'\\')
-        else {
-            return Err(self.error("string is cut"));
-        };
-        let end = from + length;
+        let end = self.end_of_run(from, quote)?;
         if self.bytes[end] == b'\\' {
-            return self.escaped_string(quote, from);
+            return self.escaped_string(quote, from, end);
         }
         self.at = end + 1;
-        Ok(String::from_utf8_lossy(&self.bytes[from..end]))
+        Ok(self.slice(from, end))
     }
 
-    fn escaped_string(&mut self, quote: u8, from: usize) -> Result<Cow<'a, str>, JsonError> {
-        let mut text = Vec::new();
+    /// The text between two places.
+    fn slice(&self, from: usize, end: usize) -> Cow<'a, str> {
+        match self.text.and_then(|text| text.get(from..end)) {
+            Some(text) => Cow::Borrowed(text),
+            None => String::from_utf8_lossy(&self.bytes[from..end]),
+        }
+    }
+
+    /// Where the next quote or backslash stands: eight bytes at a time, since most of a text is strings.
+    fn end_of_run(&self, from: usize, quote: u8) -> Result<usize, JsonError> {
         let mut at = from;
+        while let Some(word) = self.bytes.get(at..at + 8) {
+            let word = u64::from_be_bytes(word.try_into().unwrap_or_default());
+            let found = equal_bytes(word, quote) | equal_bytes(word, b'\\');
+            if found != 0 {
+                return Ok(at + found.leading_zeros() as usize / 8);
+            }
+            at += 8;
+        }
+        let rest = self.bytes.get(at..).unwrap_or_default();
+        match rest.iter().position(|&byte| byte == quote || byte == b'\\') {
+            Some(length) => Ok(at + length),
+            None => Err(self.error("string is cut")),
+        }
+    }
+
+    /// A string whose first backslash stands at `escape`.
+    fn escaped_string(
+        &mut self,
+        quote: u8,
+        from: usize,
+        escape: usize,
+    ) -> Result<Cow<'a, str>, JsonError> {
+        let mut plain = String::with_capacity((escape - from) * 2 + 64);
+        let mut run_from = from;
+        let mut at = escape;
         loop {
-            let byte = self.byte_of_string(at)?;
-            at += 1;
-            if byte == quote {
+            plain.push_str(&self.slice(run_from, at));
+            if self.byte_of_string(at)? == quote {
                 break;
             }
-            if byte != b'\\' {
-                text.push(byte);
-                continue;
-            }
-            let escape = self.byte_of_string(at)?;
-            at += 1;
-            let character = match escape {
-                b'n' => '\n',
-                b'r' => '\r',
-                b't' => '\t',
-                b'b' => '\u{8}',
-                b'f' => '\u{c}',
-                b'u' => self.unicode_escape(&mut at)?,
-                ascii if ascii.is_ascii() => char::from(ascii),
-                other => {
-                    text.push(other);
-                    continue;
-                }
-            };
-            text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+            at = self.unescape(at + 1, &mut plain)?;
+            run_from = at;
+            at = self.end_of_run(at, quote)?;
         }
-        self.at = at;
-        Ok(Cow::Owned(String::from_utf8_lossy(&text).into_owned()))
+        self.at = at + 1;
+        Ok(Cow::Owned(plain))
+    }
+
+    /// Reads what follows a backslash at `at`; the answer is where it ends.
+    fn unescape(&self, at: usize, plain: &mut String) -> Result<usize, JsonError> {
+        let mut behind = at + 1;
+        plain.push(match self.byte_of_string(at)? {
+            b'u' => self.unicode_escape(&mut behind)?,
+            b'n' => '\n',
+            b'r' => '\r',
+            b't' => '\t',
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            ascii if ascii.is_ascii() => char::from(ascii),
+            // The backslash says nothing then; the character is copied with the run that follows.
+            _ => return Ok(at),
+        });
+        Ok(behind)
     }
 
     fn byte_of_string(&self, at: usize) -> Result<u8, JsonError> {
@@ -167,9 +200,79 @@ impl<'a> JsonText<'a> {
             return Err(bad);
         };
         *at += 4;
-        std::str::from_utf8(digits)
-            .ok()
-            .and_then(|digits| u32::from_str_radix(digits, 16).ok())
-            .ok_or(bad)
+        let mut unit = 0;
+        for digit in digits {
+            unit = unit << 4 | char::from(*digit).to_digit(16).ok_or_else(|| bad.clone())?;
+        }
+        Ok(unit)
+    }
+}
+
+/// The highest bit of every byte of `word` that equals `byte`, and no other bit.
+fn equal_bytes(word: u64, byte: u8) -> u64 {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    let differs = word ^ (u64::from(byte) * 0x0101_0101_0101_0101);
+    !(((differs & LOW) + LOW) | differs | LOW)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn string(text: &str) -> Result<String, JsonError> {
+        JsonText::new(text.as_bytes()).string().map(Cow::into_owned)
+    }
+
+    #[test]
+    fn strings_end_where_their_quote_stands_wherever_that_is() {
+        for length in 0..40 {
+            let plain = "é".repeat(length % 3) + &"x".repeat(length);
+            assert_eq!(string(&format!("\"{plain}\" more")), Ok(plain.clone()));
+            assert_eq!(string(&format!("'{plain}'")), Ok(plain.clone()));
+            assert_eq!(string(&format!("\"{plain}\\n\"")), Ok(format!("{plain}\n")));
+            assert_eq!(
+                string(&format!("\"\\u0001{plain}\\u0002\"")),
+                Ok(format!("\u{1}{plain}\u{2}"))
+            );
+            assert!(string(&format!("\"{plain}")).is_err());
+            assert!(string(&format!("\"{plain}\\")).is_err());
+        }
+    }
+
+    #[test]
+    fn escapes() {
+        assert_eq!(
+            string(r#""\"\\\/\b\f\n\r\t\x""#).unwrap(),
+            "\"\\/\u{8}\u{c}\n\r\tx"
+        );
+        assert_eq!(
+            string(r#""\ud83d\ude00 \ud83d \ud83dA""#).unwrap(),
+            "😀 \u{fffd} \u{fffd}A"
+        );
+        assert_eq!(string("\"\\é\"").unwrap(), "é");
+        for bad in [r#""\u12""#, r#""\u12x4""#, r#""\u"#, "\"\\"] {
+            assert!(string(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf_8_become_replacement_characters() {
+        let text = b"\"a\xffb\" \"c\\n\xfe\"";
+        let mut json = JsonText::new(text);
+        assert_eq!(json.string().unwrap(), "a\u{fffd}b");
+        json.peek();
+        assert_eq!(json.string().unwrap(), "c\n\u{fffd}");
+    }
+
+    #[test]
+    fn equal_bytes_are_found_exactly() {
+        for byte in 0..=255_u8 {
+            let others = u64::from(byte ^ 1) * 0x0101_0101_0101_0101;
+            assert_eq!(equal_bytes(others, byte), 0);
+            for place in 0..8 {
+                let word = others ^ (1 << (place * 8));
+                assert_eq!(equal_bytes(word, byte), 0x80 << (place * 8));
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::ext_fields::{ExtFields, HeaderError};
 use crate::header;
-use crate::headers::DecodeHeader;
+use crate::headers::{DecodeHeader, FieldValue};
 use crate::request_code::RequestCode;
 
 header! {
@@ -40,7 +40,8 @@ header! {
 }
 
 header! {
-    /// A message to be stored, with names of one letter: codes 310, 320, 325.
+    /// A message to be stored, with names of one letter: codes 310, 320, 325. For writing; brokers read
+    /// [`SendMessageRequest`].
     pub struct SendMessageRequestV2<'e> {
         /// The group of the producer.
         producer_group: &'e str = "a",
@@ -194,35 +195,42 @@ impl<'e> SendMessageRequest<'e> {
         match code {
             RequestCode::SendMessageV2
             | RequestCode::SendBatchMessage
-            | RequestCode::SendReplyMessageV2 => SendMessageRequestV2::decode(ext).map(Self::from),
+            | RequestCode::SendReplyMessageV2 => Self::read_short(ext),
             _ => Self::decode(ext),
         }
+    }
+
+    /// Reads the short form. Its names are the letters a to n, so one walk over the fields finds all of them; this is
+    /// the header of nearly every send.
+    fn read_short(ext: &'e ExtFields<'_>) -> Result<Self, HeaderError> {
+        let mut texts = [None; 14];
+        for (name, value) in ext.iter() {
+            if let [letter @ b'a'..=b'n'] = name.as_bytes() {
+                texts[usize::from(letter - b'a')] = Some(value);
+            }
+        }
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = texts;
+        Ok(Self {
+            producer_group: FieldValue::from_text("a", a)?,
+            topic: FieldValue::from_text("b", b)?,
+            default_topic: FieldValue::from_text("c", c)?,
+            default_topic_queue_nums: FieldValue::from_text("d", d)?,
+            queue_id: FieldValue::from_text("e", e)?,
+            sys_flag: FieldValue::from_text("f", f)?,
+            born_timestamp: FieldValue::from_text("g", g)?,
+            flag: FieldValue::from_text("h", h)?,
+            properties: FieldValue::from_text("i", i)?,
+            reconsume_times: FieldValue::from_text("j", j)?,
+            unit_mode: FieldValue::from_text("k", k)?,
+            max_reconsume_times: FieldValue::from_text("l", l)?,
+            batch: FieldValue::from_text("m", m)?,
+            bname: FieldValue::from_text("n", n)?,
+        })
     }
 
     /// The body is many messages.
     #[must_use]
     pub fn is_batch(&self) -> bool {
         self.batch == Some(true)
-    }
-}
-
-impl<'e> From<SendMessageRequestV2<'e>> for SendMessageRequest<'e> {
-    fn from(short: SendMessageRequestV2<'e>) -> Self {
-        Self {
-            producer_group: short.producer_group,
-            topic: short.topic,
-            default_topic: short.default_topic,
-            default_topic_queue_nums: short.default_topic_queue_nums,
-            queue_id: short.queue_id,
-            sys_flag: short.sys_flag,
-            born_timestamp: short.born_timestamp,
-            flag: short.flag,
-            properties: short.properties,
-            reconsume_times: short.reconsume_times,
-            unit_mode: short.unit_mode,
-            max_reconsume_times: short.max_reconsume_times,
-            batch: short.batch,
-            bname: short.bname,
-        }
     }
 }
