@@ -1,0 +1,392 @@
+//! Pending halves: the transactions that wait for commit or rollback, each with the time of its next check.
+//!
+//! Derived from the half and op topics alone and rebuilt from them at open. Two progress marks follow from it, kept as
+//! consumer offsets of `CID_RMQ_SYS_TRANS` as the original keeps them: everything in front of the half mark is
+//! resolved, and no op record in front of the op mark names a half behind the half mark.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use agena_protocol::offset::{PhysicalOffset, QueueOffset};
+use parking_lot::Mutex;
+
+/// Op records whose greatest half offset is kept together: the op mark moves in steps of this size.
+const OP_BLOCK: u64 = 256;
+
+/// Early resolutions kept at most; they exist for the instant between an append and its dispatch.
+const EARLY_MAX: usize = 100_000;
+
+/// One transaction that is not resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Half {
+    /// Where the half record stands in the log.
+    pub(crate) physical: PhysicalOffset,
+    /// The producer group that is asked (`PGROUP`).
+    pub(crate) group: Arc<str>,
+    /// When the half was stored; wall clock, ms.
+    pub(crate) stored_ms: i64,
+    /// How often a producer was asked (`TRANSACTION_CHECK_TIMES` of the last check).
+    pub(crate) checks: u32,
+    /// When it is looked at next; monotonic.
+    due: Duration,
+}
+
+/// What became of an attempt to resolve a half.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// It was pending and belongs to the caller now, who resolves it or gives it back with [`Halves::restore`].
+    Pending(Half),
+    /// It was appended a moment ago and is not dispatched yet; it counts as resolved when it is.
+    NotYetSeen,
+    /// It was resolved before, or never existed.
+    Resolved,
+}
+
+/// How far the half and op queues are done with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// The first half that is pending, or the end of the half queue.
+    pub(crate) half: QueueOffset,
+    /// The first op record that may name a half at or behind `half`.
+    pub(crate) op: QueueOffset,
+}
+
+/// Pending transactions of one producer group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GroupSummary {
+    /// Producer group.
+    pub(crate) group: Arc<str>,
+    /// How many are pending.
+    pub(crate) pending: usize,
+    /// Store time of the oldest; wall clock, ms.
+    pub(crate) oldest_ms: i64,
+}
+
+/// The table of pending halves. One short lock; nothing is read or written under it.
+#[derive(Debug)]
+pub(crate) struct Halves {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    pending: BTreeMap<QueueOffset, Half>,
+    due: BTreeSet<(Duration, QueueOffset)>,
+    groups: HashMap<Arc<str>, usize>,
+    /// The next half offset that dispatch will bring.
+    next_half: QueueOffset,
+    early: HashSet<QueueOffset>,
+    ops: VecDeque<OpBlock>,
+    next_op: QueueOffset,
+}
+
+#[derive(Debug)]
+struct OpBlock {
+    first: QueueOffset,
+    greatest_half: QueueOffset,
+}
+
+impl Halves {
+    /// An empty table that expects `half` and `op` next.
+    pub(crate) fn starting_at(progress: Progress) -> Self {
+        Self {
+            state: Mutex::new(State {
+                pending: BTreeMap::new(),
+                due: BTreeSet::new(),
+                groups: HashMap::new(),
+                next_half: progress.half,
+                early: HashSet::new(),
+                ops: VecDeque::new(),
+                next_op: progress.op,
+            }),
+        }
+    }
+
+    /// A half record became visible. Called once for each, in the order of the half queue; a repeat is ignored.
+    pub(crate) fn appeared(
+        &self,
+        at: QueueOffset,
+        physical: PhysicalOffset,
+        group: &str,
+        stored_ms: i64,
+        checks: u32,
+        due: Duration,
+    ) {
+        let mut state = self.state.lock();
+        if at < state.next_half {
+            return;
+        }
+        state.next_half = at.next();
+        if state.early.remove(&at) {
+            return;
+        }
+        let group = state.groups.get_key_value(group).map_or_else(|| Arc::from(group), |(name, _)| name.clone());
+        state.insert(at, Half { physical, group, stored_ms, checks, due });
+    }
+
+    /// An op record became visible: the halves it names are resolved.
+    pub(crate) fn op_appeared(&self, op: QueueOffset, halves: &[QueueOffset]) {
+        let mut state = self.state.lock();
+        if op < state.next_op {
+            return;
+        }
+        state.next_op = op.next();
+        for half in halves {
+            if *half >= state.next_half {
+                if state.early.len() < EARLY_MAX {
+                    state.early.insert(*half);
+                }
+            } else {
+                state.remove(*half);
+            }
+        }
+        let Some(greatest_half) = halves.iter().max().copied() else { return };
+        match state.ops.back_mut() {
+            Some(block) if op.get() - block.first.get() < OP_BLOCK => {
+                block.greatest_half = block.greatest_half.max(greatest_half);
+            }
+            _ => state.ops.push_back(OpBlock { first: op, greatest_half }),
+        }
+    }
+
+    /// Takes a half out of the table, so that nobody else resolves or checks it.
+    pub(crate) fn claim(&self, at: QueueOffset) -> Claim {
+        let mut state = self.state.lock();
+        if at >= state.next_half {
+            if state.early.len() >= EARLY_MAX || !state.early.insert(at) {
+                return Claim::Resolved;
+            }
+            return Claim::NotYetSeen;
+        }
+        state.remove(at).map_or(Claim::Resolved, Claim::Pending)
+    }
+
+    /// Gives a claimed half back, since resolving it failed.
+    pub(crate) fn restore(&self, at: QueueOffset, half: Option<Half>) {
+        let mut state = self.state.lock();
+        match half {
+            Some(half) => state.insert(at, half),
+            None => {
+                state.early.remove(&at);
+            }
+        }
+    }
+
+    /// Up to `most` halves that are due at `now`, earliest first. They stay where they are until [`Self::checked`],
+    /// [`Self::put_off`] or a claim.
+    pub(crate) fn due(&self, now: Duration, most: usize) -> Vec<(QueueOffset, Half)> {
+        let state = self.state.lock();
+        state
+            .due
+            .iter()
+            .take_while(|(due, _)| *due <= now)
+            .take(most)
+            .filter_map(|(_, at)| state.pending.get(at).map(|half| (*at, half.clone())))
+            .collect()
+    }
+
+    /// When the next half is due, if any is pending.
+    pub(crate) fn next_due(&self) -> Option<Duration> {
+        self.state.lock().due.first().map(|(due, _)| *due)
+    }
+
+    /// A producer was asked: counts, and is due again at `next`. False if it was resolved meanwhile.
+    pub(crate) fn checked(&self, at: QueueOffset, next: Duration) -> bool {
+        self.state.lock().change(at, |half| {
+            half.checks += 1;
+            half.due = next;
+        })
+    }
+
+    /// Due again at `next` without having been asked.
+    pub(crate) fn put_off(&self, at: QueueOffset, next: Duration) {
+        self.state.lock().change(at, |half| half.due = next);
+    }
+
+    /// Restores the count of checks that a journal remembers.
+    pub(crate) fn remember_checks(&self, at: QueueOffset, checks: u32) {
+        self.state.lock().change(at, |half| half.checks = half.checks.max(checks));
+    }
+
+    /// Both marks. The op mark is dragged along: blocks that name resolved halves only are dropped.
+    pub(crate) fn progress(&self) -> Progress {
+        let mut state = self.state.lock();
+        let half = state.pending.first_key_value().map_or(state.next_half, |(at, _)| *at);
+        while state.ops.front().is_some_and(|block| block.greatest_half < half) {
+            state.ops.pop_front();
+        }
+        let op = state.ops.front().map_or(state.next_op, |block| block.first);
+        Progress { half, op }
+    }
+
+    /// A pending half.
+    pub(crate) fn get(&self, at: QueueOffset) -> Option<Half> {
+        self.state.lock().pending.get(&at).cloned()
+    }
+
+    /// How many are pending.
+    pub(crate) fn len(&self) -> usize {
+        self.state.lock().pending.len()
+    }
+
+    /// Up to `most` pending halves from `from` on, of one group or of all.
+    pub(crate) fn list(&self, group: Option<&str>, from: QueueOffset, most: usize) -> Vec<(QueueOffset, Half)> {
+        let state = self.state.lock();
+        state
+            .pending
+            .range(from..)
+            .filter(|(_, half)| group.is_none_or(|group| *half.group == *group))
+            .take(most)
+            .map(|(at, half)| (*at, half.clone()))
+            .collect()
+    }
+
+    /// Pending transactions by producer group, most first.
+    pub(crate) fn groups(&self) -> Vec<GroupSummary> {
+        let state = self.state.lock();
+        let mut oldest: HashMap<&Arc<str>, i64> = HashMap::new();
+        for half in state.pending.values() {
+            let seen = oldest.entry(&half.group).or_insert(half.stored_ms);
+            *seen = half.stored_ms.min(*seen);
+        }
+        let mut groups: Vec<_> = state
+            .groups
+            .iter()
+            .map(|(group, pending)| GroupSummary {
+                group: group.clone(),
+                pending: *pending,
+                oldest_ms: oldest.get(group).copied().unwrap_or_default(),
+            })
+            .collect();
+        groups.sort_by(|a, b| b.pending.cmp(&a.pending).then_with(|| a.group.cmp(&b.group)));
+        groups
+    }
+}
+
+impl State {
+    fn insert(&mut self, at: QueueOffset, half: Half) {
+        self.due.insert((half.due, at));
+        *self.groups.entry(half.group.clone()).or_insert(0) += 1;
+        self.pending.insert(at, half);
+    }
+
+    fn remove(&mut self, at: QueueOffset) -> Option<Half> {
+        let half = self.pending.remove(&at)?;
+        self.due.remove(&(half.due, at));
+        if let Some(pending) = self.groups.get_mut(&half.group) {
+            *pending -= 1;
+            if *pending == 0 {
+                self.groups.remove(&half.group);
+            }
+        }
+        Some(half)
+    }
+
+    fn change(&mut self, at: QueueOffset, change: impl FnOnce(&mut Half)) -> bool {
+        let Some(half) = self.pending.get_mut(&at) else { return false };
+        self.due.remove(&(half.due, at));
+        change(half);
+        self.due.insert((half.due, at));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(offset: u64) -> QueueOffset {
+        QueueOffset::new(offset)
+    }
+
+    fn table() -> Halves {
+        Halves::starting_at(Progress { half: at(0), op: at(0) })
+    }
+
+    fn appear(halves: &Halves, offset: u64) {
+        let due = Duration::from_secs(6 + offset);
+        halves.appeared(at(offset), PhysicalOffset::new(offset * 500), "PG", 1_000, 0, due);
+    }
+
+    #[test]
+    fn a_half_is_claimed_once() {
+        let halves = table();
+        appear(&halves, 0);
+        let Claim::Pending(half) = halves.claim(at(0)) else { panic!("not pending") };
+        assert_eq!(half.physical, PhysicalOffset::new(0));
+        assert_eq!(halves.claim(at(0)), Claim::Resolved);
+        halves.restore(at(0), Some(half));
+        assert!(matches!(halves.claim(at(0)), Claim::Pending(_)));
+    }
+
+    #[test]
+    fn a_half_resolved_before_its_dispatch_never_becomes_pending() {
+        let halves = table();
+        assert_eq!(halves.claim(at(0)), Claim::NotYetSeen);
+        assert_eq!(halves.claim(at(0)), Claim::Resolved);
+        appear(&halves, 0);
+        assert_eq!(halves.len(), 0);
+        assert_eq!(halves.claim(at(1)), Claim::NotYetSeen);
+        halves.restore(at(1), None);
+        appear(&halves, 1);
+        assert_eq!(halves.len(), 1);
+    }
+
+    #[test]
+    fn dispatch_may_repeat_itself() {
+        let halves = table();
+        appear(&halves, 0);
+        halves.op_appeared(at(0), &[at(0)]);
+        appear(&halves, 0);
+        assert_eq!(halves.len(), 0);
+    }
+
+    #[test]
+    fn the_marks_follow_the_oldest_pending_half() {
+        let halves = table();
+        for offset in 0..1_000 {
+            appear(&halves, offset);
+        }
+        for offset in 1..1_000 {
+            halves.op_appeared(at(offset - 1), &[at(offset)]);
+        }
+        assert_eq!(halves.progress(), Progress { half: at(0), op: at(0) });
+        halves.op_appeared(at(999), &[at(0)]);
+        assert_eq!(halves.progress(), Progress { half: at(1_000), op: at(1_000) });
+        assert!(halves.groups().is_empty());
+    }
+
+    #[test]
+    fn an_op_record_is_kept_while_it_names_a_half_behind_the_mark() {
+        let halves = table();
+        for offset in 0..600 {
+            appear(&halves, offset);
+        }
+        for offset in 0..599 {
+            halves.op_appeared(at(offset), &[at(offset + 1)]);
+        }
+        halves.op_appeared(at(599), &[at(0)]);
+        appear(&halves, 600);
+        let progress = halves.progress();
+        assert_eq!(progress.half, at(600));
+        assert_eq!(progress.op, at(600));
+    }
+
+    #[test]
+    fn what_is_due_comes_in_order_and_is_put_off_by_a_check() {
+        let halves = table();
+        for offset in 0..3 {
+            appear(&halves, offset);
+        }
+        assert_eq!(halves.next_due(), Some(Duration::from_secs(6)));
+        let due: Vec<_> = halves.due(Duration::from_secs(7), 10).into_iter().map(|(at, _)| at).collect();
+        assert_eq!(due, [at(0), at(1)]);
+        assert!(halves.checked(at(0), Duration::from_secs(36)));
+        halves.put_off(at(1), Duration::from_secs(30));
+        assert_eq!(halves.next_due(), Some(Duration::from_secs(8)));
+        assert_eq!(halves.get(at(0)).map(|half| half.checks), Some(1));
+        assert_eq!(halves.get(at(1)).map(|half| half.checks), Some(0));
+        assert!(!halves.checked(at(9), Duration::ZERO));
+    }
+}
