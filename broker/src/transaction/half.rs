@@ -117,7 +117,7 @@ impl Halves {
         if at < state.next_half {
             return;
         }
-        state.next_half = at.next();
+        state.next_half = at.plus(1);
         if state.early.remove(&at) {
             return;
         }
@@ -131,7 +131,7 @@ impl Halves {
         if op < state.next_op {
             return;
         }
-        state.next_op = op.next();
+        state.next_op = op.plus(1);
         for half in halves {
             if *half >= state.next_half {
                 if state.early.len() < EARLY_MAX {
@@ -143,7 +143,7 @@ impl Halves {
         }
         let Some(greatest_half) = halves.iter().max().copied() else { return };
         match state.ops.back_mut() {
-            Some(block) if op.get() - block.first.get() < OP_BLOCK => {
+            Some(block) if op.number() - block.first.number() < OP_BLOCK => {
                 block.greatest_half = block.greatest_half.max(greatest_half);
             }
             _ => state.ops.push_back(OpBlock { first: op, greatest_half }),
