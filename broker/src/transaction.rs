@@ -13,6 +13,7 @@ mod checks;
 mod half;
 mod rebuild;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -334,24 +335,9 @@ fn append(broker: &Arc<Broker>, found: &Found, outcome: Outcome, checks: u32) ->
         .map_err(|_| Refused::new(ResponseCode::SystemError, "Find prepared transaction message failed"))?;
     let target = target_of(broker, &record, outcome, checks)?;
     let op_body = format!("{},", found.at.number());
-    let mut op_properties = Vec::new();
-    properties::push_pair(&mut op_properties, properties::TAGS, OP_TAG);
-    properties::push_pair(&mut op_properties, properties::WAIT, "true");
+    let op_properties = op_properties();
     let store_host = broker.identity.advertised;
-    let op = NewMessage {
-        topic: topic::TRANS_OP_HALF,
-        queue_id: QUEUE,
-        flag: 0,
-        sys_flag: 0,
-        born_timestamp: broker.clock.now_ms(),
-        born_host: store_host,
-        store_host,
-        reconsume_times: 0,
-        prepared_transaction_offset: 0,
-        body: op_body.as_bytes(),
-        properties: &op_properties,
-        wait_for_flush: true,
-    };
+    let op = op_message(&op_body, &op_properties, store_host, broker.clock.now_ms());
     let mut batch = broker.store.batch();
     let pushed = match &target {
         None => batch.push(op),
@@ -377,6 +363,37 @@ fn append(broker: &Arc<Broker>, found: &Found, outcome: Outcome, checks: u32) ->
     match broker.store.append(&mut batch) {
         Ok(appended) => Ok(appended.ack),
         Err(error) => Err(not_stored(&error)),
+    }
+}
+
+/// The properties of every op record.
+pub(crate) fn op_properties() -> Vec<u8> {
+    let mut encoded = Vec::new();
+    properties::push_pair(&mut encoded, properties::TAGS, OP_TAG);
+    properties::push_pair(&mut encoded, properties::WAIT, "true");
+    encoded
+}
+
+/// The record that says: the halves that `body` names are resolved.
+pub(crate) fn op_message<'a>(
+    body: &'a str,
+    properties: &'a [u8],
+    advertised: SocketAddr,
+    now_ms: i64,
+) -> NewMessage<'a> {
+    NewMessage {
+        topic: topic::TRANS_OP_HALF,
+        queue_id: QUEUE,
+        flag: 0,
+        sys_flag: 0,
+        born_timestamp: now_ms,
+        born_host: advertised,
+        store_host: advertised,
+        reconsume_times: 0,
+        prepared_transaction_offset: 0,
+        body: body.as_bytes(),
+        properties,
+        wait_for_flush: true,
     }
 }
 

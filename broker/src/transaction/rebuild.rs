@@ -5,7 +5,8 @@
 //! is among the last messages of its queue and carries the half's place in `preparedTransactionOffset`. The original
 //! writes op records seconds later, so a store taken over from it after a crash may have more of these.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agena_protocol::clock::Clock;
@@ -18,7 +19,7 @@ use agena_store::{ReadRequest, Store};
 
 use super::checks::Checks;
 use super::half::{Halves, Progress};
-use super::{Counters, PROGRESS_GROUP, QUEUE, Transactions, halves_of};
+use super::{Counters, PROGRESS_GROUP, QUEUE, Transactions, halves_of, op_message, op_properties};
 use crate::config::BrokerConfig;
 use crate::offsets::Offsets;
 
@@ -32,6 +33,7 @@ impl Transactions {
         offsets: &Offsets,
         checks: Checks,
         config: &BrokerConfig,
+        advertised: SocketAddr,
         clock: Arc<dyn Clock>,
         ended_cleanly: bool,
     ) -> Self {
@@ -41,7 +43,6 @@ impl Transactions {
             offsets.query(PROGRESS_GROUP, topic, QUEUE).unwrap_or(min).clamp(min, max)
         };
         let progress = Progress { half: mark(topic::TRANS_HALF), op: mark(topic::TRANS_OP_HALF) };
-        let mut resolved = resolved_by_op(store, progress);
         let transactions = Self {
             halves: Halves::starting_at(progress),
             checks,
@@ -49,18 +50,15 @@ impl Transactions {
             clock,
             counters: Counters::default(),
         };
-        if !ended_cleanly {
-            resolved.extend(resolved_without_op(store, progress.half, &resolved));
-        }
         each_record(store, topic::TRANS_HALF, QUEUE, progress.half, |record| {
             transactions.half_appeared(record, config);
         });
-        // Op records first would find nothing to resolve: they only count for halves that are known.
         each_record(store, topic::TRANS_OP_HALF, QUEUE, progress.op, |record| {
             transactions.halves.op_appeared(record.queue_offset(), &halves_of(record.body()));
         });
-        for half in resolved {
-            transactions.halves.claim(half);
+        if !ended_cleanly {
+            let found = resolved_without_op(store, &transactions.halves, progress.half);
+            complete(store, advertised, &*transactions.clock, &transactions.halves, &found);
         }
         for (half, times) in transactions.checks.remembered() {
             transactions.halves.remember_checks(half, times);
@@ -69,23 +67,11 @@ impl Transactions {
     }
 }
 
-fn resolved_by_op(store: &Store, progress: Progress) -> HashSet<QueueOffset> {
-    let mut resolved = HashSet::new();
-    each_record(store, topic::TRANS_OP_HALF, QUEUE, progress.op, |record| {
-        resolved.extend(halves_of(record.body()).into_iter().filter(|half| *half >= progress.half));
-    });
-    resolved
-}
-
 /// Halves whose commit or parked copy is in the log although no op record says so.
-fn resolved_without_op(
-    store: &Store,
-    from: QueueOffset,
-    resolved: &HashSet<QueueOffset>,
-) -> Vec<QueueOffset> {
+fn resolved_without_op(store: &Store, pending: &Halves, from: QueueOffset) -> Vec<QueueOffset> {
     let mut open: HashMap<(String, QueueId), HashMap<PhysicalOffset, QueueOffset>> = HashMap::new();
     each_record(store, topic::TRANS_HALF, QUEUE, from, |record| {
-        if resolved.contains(&record.queue_offset()) {
+        if pending.get(record.queue_offset()).is_none() {
             return;
         }
         let properties = record.properties();
@@ -109,6 +95,34 @@ fn resolved_without_op(
         });
     }
     found
+}
+
+/// Writes the op record that a crash swallowed. When that fails the halves stay resolved in memory, and the next open
+/// finds them again.
+fn complete(
+    store: &Store,
+    advertised: SocketAddr,
+    clock: &dyn Clock,
+    halves: &Halves,
+    found: &[QueueOffset],
+) {
+    if found.is_empty() {
+        return;
+    }
+    for half in found {
+        halves.claim(*half);
+    }
+    let body: String = found.iter().map(|half| format!("{},", half.number())).collect();
+    let properties = op_properties();
+    let mut batch = store.batch();
+    let written = batch
+        .push(op_message(&body, &properties, advertised, clock.now_ms()))
+        .map_err(|illegal| illegal.to_string())
+        .and_then(|()| store.append(&mut batch).map_err(|error| error.to_string()));
+    match written {
+        Ok(_) => tracing::info!(count = found.len(), "commits whose op records a crash swallowed were completed"),
+        Err(fault) => tracing::warn!(fault, "op records of finished transactions could not be written"),
+    }
 }
 
 /// Every record of a queue from `from` on.
