@@ -1,0 +1,243 @@
+//! The thread behind the scenes: writes queue entries, syncs what is derived, moves the checkpoint's mark on, runs
+//! retention, and looks for space while there is none. Sleeps until the next of these is due; with nothing appended, that is
+//! retention alone. Apache: `FlushConsumeQueueService`, `StoreCheckpoint`, `CleanCommitLogService`.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::checkpoint::Mark;
+use crate::entry_log::Touched;
+use crate::error::StoreError;
+use crate::retention;
+use crate::store::Shared;
+
+/// Queues that have gathered a page are written so often (`flushIntervalConsumeQueue`).
+const WRITE_INTERVAL: Duration = Duration::from_secs(1);
+/// Everything is written, synced and marked so often.
+const MARK_INTERVAL: Duration = Duration::from_secs(5);
+/// The same, where there are so many queues that each costs a file (`flushConsumeQueueThoroughInterval`).
+const MARK_INTERVAL_MANY: Duration = Duration::from_secs(60);
+const MANY_QUEUES: usize = 1000;
+/// While there is no space.
+const SPACE_INTERVAL: Duration = Duration::from_millis(500);
+/// More files than this are synced by one call for the whole file system.
+const SYNCED_SINGLY_MAX: usize = 32;
+
+/// Wakes the keeper.
+#[derive(Debug, Default)]
+pub(crate) struct Alarm {
+    /// Something was dispatched since the keeper last looked.
+    rung: AtomicBool,
+    state: Mutex<AlarmState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct AlarmState {
+    stopped: bool,
+    /// Do not wait for the next interval.
+    at_once: bool,
+}
+
+/// What the keeper remembers between rounds.
+pub(crate) struct Keeper {
+    /// Files with entries that are not synced. Empty and `all_dirty` when there are too many.
+    dirty: Vec<Touched>,
+    all_dirty: bool,
+    last_write: Duration,
+    last_mark: Duration,
+    last_retention: Duration,
+}
+
+impl Alarm {
+    /// Something was dispatched.
+    pub(crate) fn ring(&self) {
+        if !self.rung.load(Ordering::Relaxed) && !self.rung.swap(true, Ordering::AcqRel) {
+            // The lock orders this behind the keeper's decision to sleep.
+            drop(self.state.lock());
+            self.changed.notify_one();
+        }
+    }
+
+    /// Something should be looked at now.
+    pub(crate) fn ring_at_once(&self) {
+        self.state.lock().at_once = true;
+        self.changed.notify_one();
+    }
+
+    /// Ends the keeper.
+    pub(crate) fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// Sleeps for `time`, or less when rung; `wake_on_ring` says whether appends end the sleep. False when stopped.
+    fn sleep(&self, time: Duration, wake_on_ring: bool) -> bool {
+        let mut state = self.state.lock();
+        let is_awake = |state: &AlarmState| {
+            state.stopped || state.at_once || (wake_on_ring && self.rung.load(Ordering::Acquire))
+        };
+        if !is_awake(&state) {
+            self.changed.wait_for(&mut state, time);
+        }
+        state.at_once = false;
+        !state.stopped
+    }
+}
+
+impl Keeper {
+    pub(crate) fn new(now: Duration) -> Self {
+        Self {
+            dirty: Vec::new(),
+            all_dirty: false,
+            last_write: now,
+            last_mark: now,
+            last_retention: now,
+        }
+    }
+
+    /// The thread. Returns when the alarm is stopped or the store is fenced.
+    pub(crate) fn run(&mut self, shared: &Shared) {
+        loop {
+            let now = shared.clock.monotonic();
+            let waiting = shared.alarm.rung.load(Ordering::Acquire)
+                || shared.queues.unwritten_queues() > 0
+                || self.is_dirty();
+            let retention_in =
+                (self.last_retention + shared.config.retention.interval).saturating_sub(now);
+            let sleep = if shared.health.is_disk_full() {
+                SPACE_INTERVAL
+            } else if waiting {
+                (self.last_write + WRITE_INTERVAL)
+                    .saturating_sub(now)
+                    .min(retention_in)
+            } else {
+                retention_in
+            };
+            if !shared
+                .alarm
+                .sleep(sleep.max(Duration::from_millis(1)), !waiting)
+            {
+                return;
+            }
+            match self.round(shared) {
+                Ok(()) => {}
+                Err(StoreError::DiskFull { .. }) => {
+                    shared.health.disk_full(shared.clock.monotonic());
+                }
+                Err(error) => {
+                    shared.health.fence(&error);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn is_dirty(&self) -> bool {
+        self.all_dirty || !self.dirty.is_empty()
+    }
+
+    fn round(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        let now = shared.clock.monotonic();
+        if shared.health.is_disk_full() && shared.log.has_space() {
+            shared.health.has_space();
+        }
+        if now.saturating_sub(self.last_retention) >= shared.config.retention.interval {
+            self.last_retention = now;
+            retention::run(shared, false)?;
+        }
+        let too_much = shared.queues.unwritten_bytes() > shared.config.buffered_entries_bytes_max;
+        if too_much || now.saturating_sub(self.last_write) >= WRITE_INTERVAL {
+            self.last_write = now;
+            shared.alarm.rung.store(false, Ordering::Release);
+            let mark_interval = if shared.queues.unwritten_queues() > MANY_QUEUES {
+                MARK_INTERVAL_MANY
+            } else {
+                MARK_INTERVAL
+            };
+            if too_much || now.saturating_sub(self.last_mark) >= mark_interval {
+                self.last_mark = now;
+                self.mark(shared)?;
+            } else {
+                self.write(shared, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes queue entries, of records that are on the device.
+    fn write(&mut self, shared: &Shared, all: bool) -> Result<(), StoreError> {
+        let mut touched = Vec::new();
+        let result = shared
+            .queues
+            .write(shared.commit.durable(), all, &mut touched);
+        if self.dirty.len() + touched.len() > SYNCED_SINGLY_MAX {
+            self.all_dirty = true;
+            self.dirty.clear();
+        } else if !self.all_dirty {
+            self.dirty.append(&mut touched);
+        }
+        result
+    }
+
+    /// Writes everything, syncs it, and writes the checkpoint.
+    pub(crate) fn mark(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        // All that is derived from records below this is in the queues' memory or on disk already.
+        let offset = shared.dispatcher.position().min(shared.commit.durable());
+        self.write(shared, true)?;
+        if let Some(index) = &shared.index {
+            index.sync()?;
+        }
+        self.sync_queues(shared)?;
+        let mut checkpoint = shared.checkpoint.lock();
+        let mark = Mark {
+            offset,
+            queues: shared.queues.count_on_disk(),
+            index_files: shared
+                .index
+                .as_ref()
+                .map_or(0, |index| index.file_count() as u64),
+        };
+        if checkpoint.mark == Some(mark) {
+            return Ok(());
+        }
+        let time = shared.last_time_below(offset);
+        checkpoint.physic_ms = checkpoint.physic_ms.max(time);
+        checkpoint.logics_ms = checkpoint.logics_ms.max(time);
+        checkpoint.index_ms = checkpoint.index_ms.max(time);
+        checkpoint.confirmed = i64::try_from(shared.log.last_record().unwrap_or(0)).unwrap_or(0);
+        checkpoint.mark = Some(mark);
+        checkpoint.write(&shared.config.medium, &shared.config.root)
+    }
+
+    fn sync_queues(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        let medium = &shared.config.medium;
+        if self.all_dirty {
+            medium
+                .sync_all(&shared.config.root)
+                .map_err(|error| StoreError::io("sync", &shared.config.root, error))?;
+        }
+        let mut dirs = Vec::new();
+        for touched in &self.dirty {
+            medium
+                .sync_data(&touched.file)
+                .map_err(|error| StoreError::io("sync", &touched.file.path, error))?;
+            if touched.is_new {
+                // The queue's directory, the topic's, and the one of all queues.
+                dirs.extend(touched.file.path.ancestors().skip(1).take(4));
+            }
+        }
+        dirs.sort_unstable();
+        dirs.dedup();
+        for dir in dirs {
+            medium
+                .sync_dir(dir)
+                .map_err(|error| StoreError::io("sync", dir, error))?;
+        }
+        self.dirty.clear();
+        self.all_dirty = false;
+        Ok(())
+    }
+}

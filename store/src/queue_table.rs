@@ -1,0 +1,265 @@
+//! (topic, queue) -> queue: found on disk or made by the first message, loaded when first asked for.
+//!
+//! Apache: `ConsumeQueueStore`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use agena_protocol::queue::QueueId;
+use parking_lot::{Mutex, RwLock};
+
+use crate::batch_queue::BATCH_ENTRY_BYTES;
+use crate::config::{IsBatchTopic, StoreConfig};
+use crate::consume_queue::{ENTRY_BYTES, Kind, NewEntry};
+use crate::entry_log::{EntryFiles, QueueName, Touched};
+use crate::error::StoreError;
+use crate::medium::Medium;
+
+pub(crate) use crate::consume_queue::Queue;
+
+/// Bytes of entries that a queue gathers before it is written out of turn: a page.
+const WRITE_AT_BYTES: usize = 4096;
+
+/// All queues.
+pub(crate) struct QueueTable {
+    pub(crate) simple: EntryFiles,
+    pub(crate) batch: EntryFiles,
+    topics: RwLock<HashMap<Arc<str>, TopicQueues>>,
+    /// Queues with entries that are not on disk.
+    unwritten: Mutex<Vec<Arc<Queue>>>,
+    /// Bytes of such entries, of all queues; an estimate that the writing thread corrects.
+    unwritten_bytes: AtomicUsize,
+    medium: Arc<dyn Medium>,
+    is_batch_topic: IsBatchTopic,
+}
+
+/// The queues of one topic. Few, and nearly always numbered from 0 without gaps.
+type TopicQueues = BTreeMap<QueueId, Arc<Queue>>;
+
+impl std::fmt::Debug for QueueTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueueTable")
+            .field("topics", &self.topics.read().len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl QueueTable {
+    /// No queues yet.
+    pub(crate) fn new(config: &StoreConfig) -> Self {
+        let files = |dir: &str, entry_bytes, file_bytes| {
+            EntryFiles::new(
+                config.root.join(dir),
+                Arc::clone(&config.medium),
+                entry_bytes,
+                file_bytes,
+                config.open_queue_files_max.max(1),
+            )
+        };
+        Self {
+            simple: files(
+                "consumequeue",
+                ENTRY_BYTES,
+                config.rounded_queue_file_bytes(),
+            ),
+            batch: files(
+                "batchconsumequeue",
+                BATCH_ENTRY_BYTES,
+                config.batch_queue_file_bytes,
+            ),
+            topics: RwLock::default(),
+            unwritten: Mutex::default(),
+            unwritten_bytes: AtomicUsize::new(0),
+            medium: Arc::clone(&config.medium),
+            is_batch_topic: Arc::clone(&config.is_batch_topic),
+        }
+    }
+
+    /// The files of queues of this kind.
+    pub(crate) fn files(&self, kind: Kind) -> &EntryFiles {
+        match kind {
+            Kind::Simple => &self.simple,
+            Kind::Batch => &self.batch,
+        }
+    }
+
+    /// Finds every queue on disk, without opening any.
+    pub(crate) fn scan(&self) -> Result<(), StoreError> {
+        for kind in [Kind::Simple, Kind::Batch] {
+            let files = self.files(kind);
+            for topic in self.list(files.root())? {
+                for id in self.list(&files.root().join(&topic))? {
+                    let Some(id) = parse_queue_id(&id) else {
+                        continue;
+                    };
+                    let name = QueueName::new(Arc::from(topic.as_str()), id);
+                    let found = files.find(&name)?;
+                    if found.0 < found.1 {
+                        self.insert(Queue::on_disk(name, kind, files, found));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<String>, StoreError> {
+        let entries = self
+            .medium
+            .list(dir)
+            .map_err(|error| StoreError::io("list", dir, error))?;
+        Ok(entries
+            .into_iter()
+            .filter(|entry| entry.is_dir)
+            .map(|entry| entry.name)
+            .collect())
+    }
+
+    /// Takes a queue in.
+    pub(crate) fn insert(&self, queue: Queue) -> Arc<Queue> {
+        let queue = Arc::new(queue);
+        self.topics
+            .write()
+            .entry(Arc::clone(&queue.name.topic))
+            .or_default()
+            .insert(queue.name.id, Arc::clone(&queue));
+        queue
+    }
+
+    /// The queue, if it is known.
+    pub(crate) fn get(&self, topic: &str, id: QueueId) -> Option<Arc<Queue>> {
+        self.topics.read().get(topic)?.get(&id).cloned()
+    }
+
+    /// The queue, made in memory when there is none. Nothing is on disk before its first entry.
+    pub(crate) fn get_or_make(&self, topic: &str, id: QueueId) -> Arc<Queue> {
+        if let Some(queue) = self.get(topic, id) {
+            return queue;
+        }
+        let mut topics = self.topics.write();
+        let name = match topics.get_key_value(topic) {
+            Some((name, _)) => Arc::clone(name),
+            None => Arc::from(topic),
+        };
+        let queues = topics.entry(Arc::clone(&name)).or_default();
+        let queue = queues.entry(id).or_insert_with(|| {
+            let kind = if (self.is_batch_topic)(topic) {
+                Kind::Batch
+            } else {
+                Kind::Simple
+            };
+            Arc::new(Queue::new(QueueName::new(name, id), kind, self.files(kind)))
+        });
+        Arc::clone(queue)
+    }
+
+    /// All queues, in order of topic and number.
+    pub(crate) fn all(&self) -> Vec<Arc<Queue>> {
+        let mut all: Vec<_> = self
+            .topics
+            .read()
+            .values()
+            .flat_map(|queues| queues.values().cloned())
+            .collect();
+        all.sort_by(|a, b| (&a.name.topic, a.name.id).cmp(&(&b.name.topic, b.name.id)));
+        all
+    }
+
+    /// Takes a topic's queues out.
+    pub(crate) fn remove_topic(&self, topic: &str) -> Vec<Arc<Queue>> {
+        let queues = self.topics.write().remove(topic).unwrap_or_default();
+        queues.into_values().collect()
+    }
+
+    /// Removes what is left of a topic's directory.
+    pub(crate) fn remove_topic_dir(&self, kind: Kind, topic: &str) -> Result<(), StoreError> {
+        let dir = self.files(kind).root().join(topic);
+        match self.medium.remove_dir(&dir) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(StoreError::io("remove", &dir, error)),
+        }
+    }
+
+    /// How many queues have files.
+    pub(crate) fn count_on_disk(&self) -> u64 {
+        let all = self.all();
+        all.iter()
+            .filter(|queue| {
+                let (first, behind) = queue.lock().log.files();
+                first < behind
+            })
+            .count() as u64
+    }
+
+    /// The names of all topics with queues.
+    pub(crate) fn topics(&self) -> Vec<Arc<str>> {
+        self.topics.read().keys().cloned().collect()
+    }
+
+    /// Puts a dispatched entry into its queue; true when so much waits to be written that the writer should look.
+    pub(crate) fn put(&self, queue: &Arc<Queue>, new: &NewEntry) -> bool {
+        let waiting = queue.put(new);
+        self.note_unwritten(queue);
+        waiting == WRITE_AT_BYTES || waiting == WRITE_AT_BYTES + ENTRY_BYTES
+    }
+
+    /// Remembers that a queue has entries to write.
+    pub(crate) fn note_unwritten(&self, queue: &Arc<Queue>) {
+        self.unwritten_bytes
+            .fetch_add(ENTRY_BYTES, Ordering::Relaxed);
+        if !queue.listed.load(Ordering::Relaxed) && !queue.listed.swap(true, Ordering::AcqRel) {
+            self.unwritten.lock().push(Arc::clone(queue));
+        }
+    }
+
+    /// Bytes of entries that are in memory only.
+    pub(crate) fn unwritten_bytes(&self) -> usize {
+        self.unwritten_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How many queues have such entries.
+    pub(crate) fn unwritten_queues(&self) -> usize {
+        self.unwritten.lock().len()
+    }
+
+    /// Writes entries of records below `durable`: all of them, or only queues that have gathered a page. After an error
+    /// the queues that were not reached are still listed.
+    pub(crate) fn write(
+        &self,
+        durable: u64,
+        all: bool,
+        touched: &mut Vec<Touched>,
+    ) -> Result<(), StoreError> {
+        let mut queues = std::mem::take(&mut *self.unwritten.lock());
+        let mut left_bytes = 0;
+        let mut left = Vec::new();
+        let mut result = Ok(());
+        for queue in queues.drain(..) {
+            // Cleared first: what is put meanwhile lists the queue again, at worst once too often.
+            queue.listed.store(false, Ordering::Release);
+            let waiting = queue.lock().log.unwritten_bytes();
+            let mut rest = waiting;
+            if result.is_ok() && (all || waiting >= WRITE_AT_BYTES) {
+                match queue.write(self.files(queue.kind), durable, touched) {
+                    Ok(unwritten) => rest = unwritten,
+                    Err(error) => result = Err(error),
+                }
+            }
+            left_bytes += rest;
+            if rest > 0 && !queue.listed.swap(true, Ordering::AcqRel) {
+                left.push(queue);
+            }
+        }
+        self.unwritten.lock().append(&mut left);
+        self.unwritten_bytes.store(left_bytes, Ordering::Relaxed);
+        result
+    }
+}
+
+/// The number that a queue's directory tells.
+pub(crate) fn parse_queue_id(name: &str) -> Option<QueueId> {
+    QueueId::from_wire(name.parse().ok()?)
+}
