@@ -602,7 +602,7 @@ mod tests {
         let health = BrokerHealth::new(clock.clone());
         let queues = queues(&["a", "b"], 1);
         let turn = AtomicUsize::new(0);
-        let mut chosen = || {
+        let chosen = || {
             let queue = in_turn(&queues, &turn, None, Some(&health)).unwrap();
             (0..4)
                 .map(|_| {

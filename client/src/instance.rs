@@ -64,7 +64,7 @@ pub struct Instance {
 /// A producer as its instance sees it.
 pub(crate) trait ProducerMember: Send + Sync {
     /// The broker asks what became of a transaction.
-    fn check_transaction(&self, check: TransactionCheck);
+    fn check_transaction(self: Arc<Self>, check: TransactionCheck);
 }
 
 impl std::fmt::Debug for dyn ProducerMember {

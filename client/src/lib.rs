@@ -25,24 +25,47 @@
 pub mod allocate;
 pub mod choose_queue;
 mod config;
+mod consume_concurrently;
+mod consume_orderly;
+mod consumer_stats;
 mod error;
 mod from_broker;
+mod give_back;
 mod instance;
 mod interceptor;
 mod message;
+mod offset_store;
+mod process_queue;
 mod producer;
+mod pull;
+mod pull_consumer;
+mod push_consumer;
+mod rebalance;
 mod request_reply;
 mod route_cache;
 mod send;
+mod subscription;
 mod tasks;
 mod trace;
+mod transaction_producer;
 
 pub use config::ClientConfig;
+pub use consume_concurrently::Consumed;
+pub use consume_orderly::ConsumedInOrder;
 pub use error::{BrokerError, ClientError, MessageFault};
+pub use give_back::RetryDelay;
 pub use instance::Instance;
 pub use interceptor::{ConsumeInterceptor, SendInterceptor};
 pub use message::{Batch, Message, ReceivedMessage, SendResult, SendStatus};
+pub use offset_store::{BroadcastOffsets, ConsumeFrom, FileOffsets, MemoryOffsets};
+pub use process_queue::QueueLimits;
 pub use producer::{PendingSend, Producer, ProducerBuilder};
+pub use pull_consumer::{PullConsumer, PullConsumerBuilder};
+pub use push_consumer::{ConsumerSettings, PushConsumer, PushConsumerBuilder};
 pub use request_reply::Reply;
 pub use route_cache::TopicRoute;
 pub use send::SendSettings;
+pub use subscription::Filter;
+pub use transaction_producer::{
+    Resolution, TransactionListener, TransactionProducer, TransactionResult,
+};

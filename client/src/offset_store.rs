@@ -13,11 +13,11 @@ use std::sync::Arc;
 use agena_protocol::bodies::offsets::ResetOffsetBody;
 use agena_protocol::command::Command;
 use agena_protocol::fastjson::{self, KeyStyle};
+use agena_protocol::headers::Header;
 use agena_protocol::headers::offsets::{
     GetMaxOffsetRequest, GetMinOffsetRequest, QueryConsumerOffsetRequest,
     SearchOffsetByTimestampRequest, UpdateConsumerOffsetRequest,
 };
-use agena_protocol::headers::Header;
 use agena_protocol::queue::{MessageQueue, QueueMap};
 use agena_protocol::request_code::RequestCode;
 use agena_protocol::response_code::ResponseCode;
@@ -128,7 +128,10 @@ impl BroadcastOffsets for FileOffsets {
 #[derive(Debug, Clone)]
 pub(crate) enum OffsetHome {
     /// With the broker of each queue.
-    Brokers { instance: Arc<Instance>, group: String },
+    Brokers {
+        instance: Arc<Instance>,
+        group: String,
+    },
     /// With this member alone.
     Local(Arc<dyn BroadcastOffsets>),
 }
@@ -331,7 +334,13 @@ pub(crate) async fn offset_by_time(
         bname: Some(&queue.broker_name),
         lo: None,
     };
-    ask_offset(instance, queue, RequestCode::SearchOffsetByTimestamp, &header).await
+    ask_offset(
+        instance,
+        queue,
+        RequestCode::SearchOffsetByTimestamp,
+        &header,
+    )
+    .await
 }
 
 async fn ask_offset(
@@ -395,7 +404,11 @@ mod tests {
         let home = OffsetHome::Local(Arc::new(MemoryOffsets::default()));
         home.write(&offsets(&[(0, 5), (1, 6)])).await.unwrap();
         home.write_soon(&offsets(&[(1, 9)])).await.unwrap();
-        let read = async |queue| home.read(&MessageQueue::new("T", "b", queue)).await.unwrap();
+        let read = async |queue| {
+            home.read(&MessageQueue::new("T", "b", queue))
+                .await
+                .unwrap()
+        };
         assert_eq!(read(0).await, Some(5));
         assert_eq!(read(1).await, Some(9));
         assert_eq!(read(2).await, None);

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use agena_protocol::queue::MessageQueue;
@@ -48,17 +49,27 @@ pub(crate) struct ProcessQueue {
     pub(crate) may_pull: Notify,
     /// Messages or a lock: whatever an orderly consumer may wait for.
     pub(crate) may_consume: Notify,
+    /// Batches in a listener right now.
+    running: watch::Sender<usize>,
     dropped: watch::Sender<bool>,
+    /// Its offset was saved for good: results that come later change nothing any more.
+    released: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Held {
     waiting: BTreeMap<i64, Arc<ReceivedMessage>>,
+    /// When the consumption of waiting messages began, in ms.
+    began: BTreeMap<i64, i64>,
     /// Taken by an orderly consumer, neither committed nor put back.
     taken: BTreeMap<i64, Arc<ReceivedMessage>>,
     bytes: usize,
     /// One behind the last offset that was ever put.
     end: Option<i64>,
+    /// How far the queue may be committed; only ever grows.
+    commit: Option<i64>,
+    /// What was last given to the offsets' home.
+    saved: Option<i64>,
     locked_at: Option<Duration>,
     pulled_at_ms: i64,
     consumed_at_ms: i64,
@@ -90,7 +101,9 @@ impl ProcessQueue {
             }),
             may_pull: Notify::new(),
             may_consume: Notify::new(),
+            running: watch::Sender::new(0),
             dropped: watch::Sender::new(false),
+            released: AtomicBool::new(false),
         }
     }
 
@@ -103,11 +116,7 @@ impl ProcessQueue {
         let mut held = self.held.lock();
         for message in messages {
             let offset = message.queue_offset;
-            if held
-                .waiting
-                .insert(offset, Arc::clone(message))
-                .is_none()
-            {
+            if held.waiting.insert(offset, Arc::clone(message)).is_none() {
                 held.bytes += message.body.len();
             }
             held.end = held.end.max(Some(offset + 1));
@@ -116,19 +125,56 @@ impl ProcessQueue {
         self.may_consume.notify_one();
     }
 
-    /// Lets go of messages that are done, and says how far the queue may be committed now.
-    pub(crate) fn finish(&self, messages: &[Arc<ReceivedMessage>], now_ms: i64) -> Option<i64> {
+    /// Lets go of messages that are done.
+    pub(crate) fn finish(&self, messages: &[Arc<ReceivedMessage>], now_ms: i64) {
         let mut held = self.held.lock();
         held.consumed_at_ms = now_ms;
         for message in messages {
+            held.began.remove(&message.queue_offset);
             if held.waiting.remove(&message.queue_offset).is_some() {
                 held.bytes = held.bytes.saturating_sub(message.body.len());
             }
         }
         let commit = held.first_waiting().or(held.end);
+        held.commit = held.commit.max(commit);
         drop(held);
         self.may_pull.notify_one();
-        commit
+    }
+
+    /// A pull found nothing for us up to `next`: if nothing is held, that much is done.
+    pub(crate) fn skip_to(&self, next: i64) {
+        let mut held = self.held.lock();
+        if held.waiting.is_empty() && held.taken.is_empty() {
+            held.commit = held.commit.max(Some(next));
+        }
+    }
+
+    /// How far the queue may be committed, if anything was done yet.
+    pub(crate) fn commit_offset(&self) -> Option<i64> {
+        self.held.lock().commit
+    }
+
+    /// The commit offset, if it was not saved yet.
+    pub(crate) fn unsaved(&self) -> Option<i64> {
+        let held = self.held.lock();
+        held.commit.filter(|_| held.commit != held.saved)
+    }
+
+    /// `offset` was given to the offsets' home.
+    pub(crate) fn saved(&self, offset: i64) {
+        self.held.lock().saved = Some(offset);
+    }
+
+    /// Counts a batch that is in a listener, until the mark is dropped.
+    pub(crate) fn running(&self) -> Running<'_> {
+        self.running.send_modify(|count| *count += 1);
+        Running { queue: self }
+    }
+
+    /// Returns when no batch is in a listener.
+    pub(crate) async fn until_idle(&self) {
+        let mut running = self.running.subscribe();
+        let _ = running.wait_for(|count| *count == 0).await;
     }
 
     /// This message is still held; it is not if a time-out sent it back meanwhile.
@@ -151,16 +197,16 @@ impl ProcessQueue {
         batch
     }
 
-    /// The taken messages are done: says how far the queue may be committed now.
-    pub(crate) fn commit_taken(&self) -> Option<i64> {
+    /// The taken messages are done.
+    pub(crate) fn commit_taken(&self) {
         let mut held = self.held.lock();
         let commit = held.taken.last_key_value().map(|(offset, _)| offset + 1);
         let bytes: usize = held.taken.values().map(|message| message.body.len()).sum();
         held.bytes = held.bytes.saturating_sub(bytes);
         held.taken.clear();
+        held.commit = held.commit.max(commit);
         drop(held);
         self.may_pull.notify_one();
-        commit
     }
 
     /// The taken messages failed: they stand in front again, with what is given in place of what was taken.
@@ -181,31 +227,33 @@ impl ProcessQueue {
         if held.bytes > limits.bytes {
             return Some("bytes");
         }
-        let span = match (held.waiting.first_key_value(), held.waiting.last_key_value()) {
+        let span = match (
+            held.waiting.first_key_value(),
+            held.waiting.last_key_value(),
+        ) {
             (Some((first, _)), Some((last, _))) => last - first,
             _ => 0,
         };
         (!orderly && span > limits.offset_span).then_some("offset span")
     }
 
-    /// Nothing is held.
-    pub(crate) fn is_empty(&self) -> bool {
-        let held = self.held.lock();
-        held.waiting.is_empty() && held.taken.is_empty()
+    /// A listener begins with these.
+    pub(crate) fn begin(&self, messages: &[Arc<ReceivedMessage>], now_ms: i64) {
+        let mut held = self.held.lock();
+        for message in messages {
+            held.began.insert(message.queue_offset, now_ms);
+        }
     }
 
-    /// Messages whose consumption began before `deadline_ms`, at most `count`, from the front.
-    pub(crate) fn overdue(
-        &self,
-        count: usize,
-        began_before: impl Fn(&ReceivedMessage) -> bool,
-    ) -> Vec<Arc<ReceivedMessage>> {
+    /// Up to `count` messages from the front whose consumption began before `before_ms`.
+    pub(crate) fn overdue(&self, count: usize, before_ms: i64) -> Vec<Arc<ReceivedMessage>> {
         let held = self.held.lock();
+        let is_overdue = |offset: &i64| held.began.get(offset).is_some_and(|at| *at < before_ms);
         held.waiting
-            .values()
+            .iter()
             .take(count)
-            .take_while(|message| began_before(message))
-            .cloned()
+            .take_while(|(offset, _)| is_overdue(offset))
+            .map(|(_, message)| Arc::clone(message))
             .collect()
     }
 
@@ -249,6 +297,16 @@ impl ProcessQueue {
         *self.dropped.borrow()
     }
 
+    /// Ends the time in which results of listeners that were running still count.
+    pub(crate) fn release(&self) {
+        self.released.store(true, Ordering::Release);
+    }
+
+    /// Results of listeners count no more.
+    pub(crate) fn is_released(&self) -> bool {
+        self.released.load(Ordering::Acquire)
+    }
+
     /// Returns when the queue is given up.
     pub(crate) async fn until_dropped(&self) {
         let mut signal = self.dropped.subscribe();
@@ -269,6 +327,18 @@ impl ProcessQueue {
             consumed_at_ms: held.consumed_at_ms,
             locked_at_ms: held.locked_at_ms,
         }
+    }
+}
+
+/// A batch in a listener.
+#[derive(Debug)]
+pub(crate) struct Running<'q> {
+    queue: &'q ProcessQueue,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.queue.running.send_modify(|count| *count -= 1);
     }
 }
 
@@ -304,11 +374,11 @@ mod tests {
         let queue = process_queue();
         let all = messages(10..14);
         queue.put(&all);
-        assert_eq!(queue.finish(&all[1..2], 0), Some(10));
-        assert_eq!(queue.finish(&all[0..1], 0), Some(12));
-        assert_eq!(queue.finish(&all[3..4], 0), Some(12));
-        assert_eq!(queue.finish(&all[2..3], 0), Some(14));
-        assert!(queue.is_empty());
+        for (done, commit) in [(1, 10), (0, 12), (3, 12), (2, 14)] {
+            queue.finish(&all[done..=done], 0);
+            assert_eq!(queue.commit_offset(), Some(commit));
+        }
+        assert_eq!(queue.info(Duration::ZERO).waiting, 0);
         assert_eq!(queue.info(Duration::ZERO).bytes, 0);
     }
 
@@ -317,9 +387,34 @@ mod tests {
         let queue = process_queue();
         let all = messages(0..2);
         queue.put(&all);
-        assert_eq!(queue.finish(&all[..1], 0), Some(1));
-        assert_eq!(queue.finish(&all[..1], 0), Some(1));
-        assert_eq!(queue.info(Duration::ZERO).bytes, 10);
+        for _ in 0..2 {
+            queue.finish(&all[..1], 0);
+            assert_eq!(queue.commit_offset(), Some(1));
+            assert_eq!(queue.info(Duration::ZERO).bytes, 10);
+        }
+    }
+
+    #[test]
+    fn an_offset_is_saved_once_and_never_goes_back() {
+        let queue = process_queue();
+        assert_eq!(queue.unsaved(), None);
+        queue.skip_to(5);
+        assert_eq!(queue.unsaved(), Some(5));
+        queue.saved(5);
+        assert_eq!(queue.unsaved(), None);
+        let all = messages(5..7);
+        queue.put(&all);
+        queue.skip_to(100);
+        assert_eq!(queue.commit_offset(), Some(5));
+        queue.finish(&all, 0);
+        assert_eq!(queue.unsaved(), Some(7));
+    }
+
+    #[tokio::test]
+    async fn a_queue_is_idle_when_the_last_listener_returned() {
+        let queue = process_queue();
+        let running = (queue.running(), queue.running());
+        tokio::join!(queue.until_idle(), async { drop(running) });
     }
 
     #[test]
@@ -328,12 +423,13 @@ mod tests {
         queue.put(&messages(5..9));
         let batch = queue.take(2, 0);
         assert_eq!(queue.info(Duration::ZERO).taken_range, Some((5, 6)));
-        assert!(!queue.is_empty());
         queue.put_back(batch);
         assert_eq!(queue.info(Duration::ZERO).waiting_range, Some((5, 8)));
         assert_eq!(queue.take(3, 0).len(), 3);
-        assert_eq!(queue.commit_taken(), Some(8));
-        assert_eq!(queue.commit_taken(), None);
+        queue.commit_taken();
+        assert_eq!(queue.commit_offset(), Some(8));
+        queue.commit_taken();
+        assert_eq!(queue.commit_offset(), Some(8));
         assert_eq!(queue.info(Duration::ZERO).bytes, 10);
     }
 
@@ -354,6 +450,21 @@ mod tests {
             Some("offset span")
         );
         assert_eq!(queue.over_limit(&limits(2, 20, 2), true), None);
+    }
+
+    #[test]
+    fn what_takes_too_long_is_found_from_the_front() {
+        let queue = process_queue();
+        let all = messages(0..4);
+        queue.put(&all);
+        queue.begin(&all[..2], 100);
+        queue.begin(&all[2..3], 200);
+        assert_eq!(queue.overdue(16, 100).len(), 0);
+        assert_eq!(queue.overdue(16, 101).len(), 2);
+        assert_eq!(queue.overdue(1, 101).len(), 1);
+        assert_eq!(queue.overdue(16, 1000).len(), 3);
+        queue.finish(&all[..1], 0);
+        assert_eq!(queue.overdue(16, 101)[0].queue_offset, 1);
     }
 
     #[test]

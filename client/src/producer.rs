@@ -1,24 +1,29 @@
 //! Sending messages: one at a time, together, without waiting, or to a queue of choice.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use agena_protocol::command::Command;
 use agena_protocol::group;
+use agena_protocol::headers::send::{RecallMessageRequest, RecallMessageResponse};
 use agena_protocol::queue::MessageQueue;
+use agena_protocol::request_code::RequestCode;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::choose_queue::SelectQueue;
 use crate::config::ClientConfig;
 use crate::error::ClientError;
-use crate::instance::{Instance, ProducerMember, TransactionCheck};
+use crate::instance::{Instance, ProducerMember, TransactionCheck, bad_answer};
 use crate::interceptor::SendInterceptor;
 use crate::message::{Message, SendResult};
 use crate::send::{Prepared, RetryOn, SendSettings, Sender};
 use crate::tasks::Tasks;
 use crate::trace::Tracer;
+use crate::transaction_producer::{TransactionListener, TransactionProducer, Transactions};
 
 /// Sends messages for one producer group. Usable from any number of tasks at once.
 ///
@@ -51,17 +56,24 @@ struct Shared {
     in_flight_max: usize,
     interceptors: Vec<Arc<dyn SendInterceptor>>,
     tracer: Option<Tracer>,
+    transactions: Option<Transactions>,
     tasks: Tasks,
 }
 
 impl ProducerMember for Shared {
-    fn check_transaction(&self, check: TransactionCheck) {
-        // Only transaction producers send half messages: somebody else uses this group for them.
-        tracing::warn!(
-            group = self.sender.group(),
-            broker = %check.address,
-            "a transaction check came to a producer without a transaction listener"
-        );
+    fn check_transaction(self: Arc<Self>, check: TransactionCheck) {
+        let Some(transactions) = self.transactions.clone() else {
+            // Only transaction producers send half messages: somebody else uses this group for them.
+            tracing::warn!(
+                group = self.sender.group(),
+                broker = %check.address,
+                "a transaction check came to a producer without a transaction listener"
+            );
+            return;
+        };
+        let this = Arc::clone(&self);
+        self.tasks
+            .spawn(async move { transactions.check(&this.sender, check).await });
     }
 }
 
@@ -159,6 +171,23 @@ impl ProducerBuilder {
     /// # Errors
     /// [`ClientError::Config`] for names that break the rules, [`ClientError::GroupTaken`].
     pub async fn start(self) -> Result<Producer, ClientError> {
+        self.start_with(None).await
+    }
+
+    /// Starts a producer whose messages depend on local transactions, which `listener` runs and knows about.
+    ///
+    /// # Errors
+    /// As [`ProducerBuilder::start`].
+    pub async fn start_transactional(
+        self,
+        listener: impl TransactionListener,
+    ) -> Result<TransactionProducer, ClientError> {
+        let transactions = Transactions::of(listener);
+        let producer = self.start_with(Some(transactions.clone())).await?;
+        Ok(TransactionProducer::new(producer, transactions))
+    }
+
+    async fn start_with(self, transactions: Option<Transactions>) -> Result<Producer, ClientError> {
         self.check()?;
         let owns_instance = self.instance.is_none();
         let instance = match self.instance {
@@ -172,6 +201,7 @@ impl ProducerBuilder {
             in_flight_max: self.in_flight_max,
             interceptors: self.interceptors,
             tracer,
+            transactions,
             tasks: Tasks::new(),
         });
         let weak: Weak<Shared> = Arc::downgrade(&shared);
@@ -361,6 +391,39 @@ impl Producer {
         self.send_to(message, queue).await
     }
 
+    /// Takes a timed message back that is not yet due, by the handle of its [`SendResult::recall_handle`]. Gives the id of
+    /// the message. The broker must allow it (`recallMessageEnable`).
+    ///
+    /// # Errors
+    /// [`ClientError::Broker`], for instance when the message is due already or the handle is not one of this topic.
+    pub async fn recall(&self, topic: &str, handle: &str) -> Result<String, ClientError> {
+        let sender = &self.shared.sender;
+        let instance = sender.instance();
+        let route = sender.route(topic).await?;
+        // The handle names its broker, but brokers tell that themselves: any wrong one refuses.
+        let brokers: BTreeSet<_> = route
+            .publish_queues()
+            .iter()
+            .map(|queue| queue.broker_name.as_str())
+            .collect();
+        let named = recall_broker(handle).filter(|name| brokers.contains(name.as_str()));
+        let broker = named.or_else(|| brokers.first().map(|name| (*name).to_owned()));
+        let broker = broker.unwrap_or_default();
+        let address = instance.routes().master(&broker)?;
+        let code = RequestCode::RecallMessage;
+        let request = Command::request(code).with_header(&RecallMessageRequest {
+            producer_group: Some(sender.group()),
+            topic,
+            recall_handle: handle,
+            bname: Some(&broker),
+        });
+        let answer = instance.ask(&address, code, request).await?;
+        let header: RecallMessageResponse<'_> = answer
+            .header()
+            .map_err(|error| bad_answer(&address, code, &error))?;
+        Ok(header.msg_id.to_owned())
+    }
+
     /// Queues of the topic that can be written now.
     ///
     /// # Errors
@@ -430,10 +493,28 @@ impl Shared {
             }
         }
         if let (Some(tracer), Some(publication)) = (&self.tracer, traced) {
-            tracer.published(publication, &result);
+            tracer.published(&publication, &result);
         }
         result
     }
+}
+
+/// The broker that a recall handle names: base64 (url alphabet) of `v1 topic broker time id`.
+fn recall_broker(handle: &str) -> Option<String> {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut bytes = Vec::new();
+    let (mut bits, mut count) = (0_u32, 0);
+    for digit in handle.trim_end_matches('=').bytes() {
+        let value = ALPHABET.iter().position(|other| *other == digit)?;
+        bits = (bits << 6 | u32::try_from(value).ok()?) & 0xFFFF;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push(u8::try_from(bits >> count & 0xFF).ok()?);
+        }
+    }
+    let text = String::from_utf8(bytes).ok()?;
+    text.split(' ').nth(2).map(str::to_owned)
 }
 
 /// The outcome of a send in the background.
@@ -450,5 +531,36 @@ impl Future for PendingSend {
         Pin::new(&mut self.receiver)
             .poll(context)
             .map(|result| result.unwrap_or(Err(ClientError::Stopped)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recall_handle_names_its_broker() {
+        // base64 of "v1 T broker-a 1795230000001 7F00"
+        let handle = "djEgVCBicm9rZXItYSAxNzk1MjMwMDAwMDAxIDdGMDA=";
+        assert_eq!(recall_broker(handle).as_deref(), Some("broker-a"));
+        assert_eq!(recall_broker("!"), None);
+        assert_eq!(recall_broker(""), None);
+    }
+
+    #[tokio::test]
+    async fn groups_have_rules() {
+        for group in ["", "a b", "DEFAULT_PRODUCER"] {
+            let refused = Producer::builder(group).start().await;
+            assert!(
+                matches!(
+                    refused,
+                    Err(ClientError::Config {
+                        setting: "group",
+                        ..
+                    })
+                ),
+                "{group}"
+            );
+        }
     }
 }

@@ -125,7 +125,7 @@ impl Producer {
         ] {
             reply = reply.with_property(name, required(name)?);
         }
-        let prepared = self.sender().prepare(reply)?.as_reply();
+        let prepared = self.sender().prepare(reply)?.into_reply();
         let timeout = self.sender().settings().timeout;
         self.sender()
             .send(&prepared, timeout, RetryOn::TransportAndCodes)

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::error::ClientError;
 
 /// Broker id of masters.
-pub const MASTER_ID: i64 = 0;
+pub(crate) const MASTER_ID: i64 = 0;
 
 const PERM_READ: i32 = 4;
 const PERM_WRITE: i32 = 2;
@@ -163,11 +163,6 @@ impl RouteCache {
             routes.insert(topic.to_owned(), Arc::new(route));
         }
         learned
-    }
-
-    /// Forgets a topic that nobody uses or that is gone.
-    pub(crate) fn forget(&self, topic: &str) {
-        self.routes.write().remove(topic);
     }
 
     /// Forgets brokers that no route names any more.
@@ -330,7 +325,7 @@ mod tests {
         assert!(cache.address("c", 0, false).is_err());
         let again = cache.put("T", TopicRoute::new("T", data()));
         assert!(!again.route_changed && !again.broker_added);
-        cache.forget("T");
+        cache.put("T", TopicRoute::new("T", TopicRouteData::default()));
         cache.forget_unrouted_brokers();
         assert!(cache.all_brokers().is_empty());
     }

@@ -85,12 +85,12 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    pub(crate) fn as_half_message(mut self) -> Self {
+    pub(crate) fn into_half_message(mut self) -> Self {
         self.sys_flag = TransactionState::Prepared.in_flag(self.sys_flag);
         self
     }
 
-    pub(crate) fn as_reply(mut self) -> Self {
+    pub(crate) fn into_reply(mut self) -> Self {
         self.code = RequestCode::SendReplyMessageV2;
         self
     }

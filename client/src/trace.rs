@@ -126,7 +126,7 @@ impl Tracer {
         }
     }
 
-    pub(crate) fn published(&self, before: Publication, result: &Result<SendResult, ClientError>) {
+    pub(crate) fn published(&self, before: &Publication, result: &Result<SendResult, ClientError>) {
         let Ok(result) = result else {
             // Without an answer there is no id that a trace could be found by.
             return;

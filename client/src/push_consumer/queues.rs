@@ -1,0 +1,232 @@
+//! The queues of a consumer: taking them, giving them up, saving how far they are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agena_protocol::queue::{MessageQueue, QueueMap};
+
+use super::{Consumer, Listener};
+use crate::consume_orderly;
+use crate::offset_store::start_offset;
+use crate::process_queue::ProcessQueue;
+use crate::push_consumer::pulling;
+use crate::rebalance::{QueueOwner, Share};
+
+/// A queue that was another member's: that one is told of the change at the same time as we are, and gets this long to
+/// save how far it is. Otherwise what it has just consumed would come again.
+const HANDOVER: Duration = Duration::from_millis(100);
+
+/// How long results of running listeners still count for a queue that is given up. In order the queue stays locked
+/// meanwhile, so there is no hurry.
+const RELEASE_GRACE: Duration = Duration::from_millis(500);
+const RELEASE_GRACE_IN_ORDER: Duration = Duration::from_secs(30);
+
+impl QueueOwner for Arc<Consumer> {
+    fn topics(&self) -> Vec<String> {
+        self.subscriptions.topics()
+    }
+
+    async fn settle(&self, topic: &str, share: Share) -> bool {
+        let mut added = Vec::new();
+        let mut settled = true;
+        {
+            let owned = self.owned.lock();
+            for (name, queue) in owned.iter().filter(|(name, _)| name.topic == topic) {
+                if !share.queues.contains(name) && !queue.is_dropped() {
+                    tracing::info!(group = %self.group, queue = %name, "queue given up");
+                    self.give_up(Arc::clone(queue));
+                }
+            }
+            for name in share.queues {
+                match owned.get(&name) {
+                    None => added.push(name),
+                    // It comes back while it is still being let go of.
+                    Some(queue) if queue.is_dropped() => settled = false,
+                    Some(_) => {}
+                }
+            }
+        }
+        if !added.is_empty() {
+            if share.has_others && !self.needs_locks() {
+                self.tasks.sleep(HANDOVER).await;
+            }
+            settled &= self.take(added).await;
+        }
+        settled
+    }
+}
+
+impl Consumer {
+    /// Queues that are ours and are not being given up.
+    pub(crate) fn owned_queues(&self) -> Vec<Arc<ProcessQueue>> {
+        let owned = self.owned.lock();
+        owned
+            .values()
+            .filter(|queue| !queue.is_dropped())
+            .cloned()
+            .collect()
+    }
+
+    /// Takes queues: locks them where order needs it, finds out where to begin, and starts to pull. False if one of them
+    /// could not be had yet.
+    async fn take(self: &Arc<Self>, names: Vec<MessageQueue>) -> bool {
+        let wanted = names.len();
+        let names = if self.needs_locks() {
+            let outcomes = consume_orderly::lock(&self.instance, &self.group, names).await;
+            outcomes
+                .into_iter()
+                .flat_map(|(_, granted)| granted.unwrap_or_default())
+                .collect()
+        } else {
+            names
+        };
+        let mut taken = 0;
+        for name in names {
+            let from = self.settings.consume_from;
+            match start_offset(&self.instance, &self.home, &name, from).await {
+                Ok(offset) => {
+                    tracing::info!(group = %self.group, queue = %name, offset, "queue taken");
+                    self.begin(name, offset);
+                    taken += 1;
+                }
+                Err(error) => {
+                    tracing::warn!(group = %self.group, queue = %name, %error, "queue not taken: where to begin is not known");
+                }
+            }
+        }
+        taken == wanted
+    }
+
+    fn begin(self: &Arc<Self>, name: MessageQueue, offset: i64) {
+        let queue = Arc::new(ProcessQueue::new(name.clone(), self.instance.now_ms()));
+        if self.needs_locks() {
+            queue.locked(self.instance.monotonic(), self.instance.now_ms());
+        }
+        self.owned.lock().insert(name, Arc::clone(&queue));
+        if let Listener::Orderly(listener) = &self.listener {
+            self.tasks.spawn(consume_orderly::serve(
+                Arc::clone(self),
+                Arc::clone(&queue),
+                Arc::clone(listener),
+            ));
+        }
+        self.tasks
+            .spawn(pulling::pull_all(Arc::clone(self), queue, offset));
+    }
+
+    /// Gives a queue up: at once no more of it is pulled; when its listeners have returned, its offset is saved and others
+    /// may have it.
+    pub(crate) fn give_up(self: &Arc<Self>, queue: Arc<ProcessQueue>) {
+        queue.drop_queue();
+        let this = Arc::clone(self);
+        self.tasks.spawn(async move {
+            this.let_go(&queue).await;
+            if let Some(offset) = queue.unsaved() {
+                this.save_now(queue.queue(), offset).await;
+            }
+            if this.needs_locks() && queue.holds_lock(this.instance.monotonic()) {
+                let name = queue.queue().clone();
+                consume_orderly::unlock(&this.instance, &this.group, vec![name]).await;
+            }
+            this.forget(&queue);
+        });
+    }
+
+    /// Gives a queue up and has its next owner, most likely ourselves, begin at `offset`.
+    pub(crate) async fn begin_anew_at(self: &Arc<Self>, queue: &Arc<ProcessQueue>, offset: i64) {
+        queue.drop_queue();
+        self.let_go(queue).await;
+        self.save_now(queue.queue(), offset).await;
+        self.forget(queue);
+        self.rebalance.soon();
+    }
+
+    async fn let_go(&self, queue: &ProcessQueue) {
+        let grace = if self.needs_locks() {
+            RELEASE_GRACE_IN_ORDER
+        } else {
+            RELEASE_GRACE
+        };
+        // What is still running then counts no more; it will come again.
+        let _ = tokio::time::timeout(grace, queue.until_idle()).await;
+        queue.release();
+    }
+
+    async fn save_now(&self, name: &MessageQueue, offset: i64) {
+        let offsets = QueueMap::from([(name.clone(), offset)]);
+        if let Err(error) = self.home.write(&offsets).await {
+            tracing::warn!(group = %self.group, queue = %name, offset, %error, "offset not saved");
+        }
+    }
+
+    fn forget(&self, queue: &Arc<ProcessQueue>) {
+        let mut owned = self.owned.lock();
+        if owned
+            .get(queue.queue())
+            .is_some_and(|current| Arc::ptr_eq(current, queue))
+        {
+            owned.remove(queue.queue());
+        }
+    }
+
+    /// Saves all offsets and lets go of all queues, at the end.
+    pub(super) async fn leave(&self) {
+        let queues: Vec<_> = std::mem::take(&mut *self.owned.lock())
+            .into_values()
+            .collect();
+        let mut offsets = QueueMap::new();
+        for queue in queues.iter().filter(|queue| !queue.is_released()) {
+            if let Some(offset) = queue.commit_offset() {
+                offsets.insert(queue.queue().clone(), offset);
+            }
+            queue.drop_queue();
+            queue.release();
+        }
+        if let Err(error) = self.home.write(&offsets).await {
+            tracing::warn!(group = %self.group, %error, "not all offsets were saved at the end");
+        }
+        if self.needs_locks() {
+            let names = queues.iter().map(|queue| queue.queue().clone()).collect();
+            consume_orderly::unlock(&self.instance, &self.group, names).await;
+        }
+    }
+}
+
+/// Every so many saves even offsets are written that have not changed: a broker may have lost what it was told last.
+const FULL_SAVE_EVERY: u32 = 12;
+
+/// Saves offsets until the consumer stops.
+pub(super) async fn keep_saving(consumer: Arc<Consumer>) {
+    let mut round: u32 = 0;
+    while consumer.tasks.sleep(consumer.settings.save_interval).await {
+        round = round.wrapping_add(1);
+        let all = round.is_multiple_of(FULL_SAVE_EVERY);
+        let queues = consumer.owned_queues();
+        let mut offsets = QueueMap::new();
+        for queue in &queues {
+            let offset = if all {
+                queue.commit_offset()
+            } else {
+                queue.unsaved()
+            };
+            if let Some(offset) = offset {
+                offsets.insert(queue.queue().clone(), offset);
+            }
+        }
+        if offsets.is_empty() {
+            continue;
+        }
+        match consumer.home.write_soon(&offsets).await {
+            Ok(()) => {
+                for queue in &queues {
+                    if let Some(offset) = offsets.get(queue.queue()) {
+                        queue.saved(*offset);
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(group = %consumer.group, %error, "offsets not saved");
+            }
+        }
+    }
+}
