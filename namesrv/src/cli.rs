@@ -1,7 +1,7 @@
 //! The command line of `mqnamesrv`: the original's flags, its boot line, an orderly stop on SIGTERM and SIGINT.
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -50,6 +50,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     // Somebody who embeds this may have set up another one, which then stays.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .try_init();
     let mut config = NameServerConfig::default();

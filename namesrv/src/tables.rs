@@ -276,6 +276,7 @@ impl Tables {
         }
         let held = group.addresses.insert(replica.id, replica.address.clone());
         if held.as_ref() != Some(&replica.address) {
+            tracing::info!(?replica, "broker registered");
             *touched = Touched::Everything;
         }
         let first = new_group || held.is_none();

@@ -41,6 +41,9 @@ const BATCH_FRAMES_MAX: usize = 256;
 /// Pieces of one vectored write.
 const WRITE_PIECES: usize = 64;
 
+/// Reads of one connection before others of the same thread have their turn.
+const STEPS_PER_POLL: usize = 8;
+
 /// How long a connection waits before it looks again whether all together still hold too much.
 const COMMON_PRESSURE_PAUSE: Duration = Duration::from_millis(20);
 
@@ -144,13 +147,16 @@ impl ConnectionTask {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        loop {
+        for _ in 0..STEPS_PER_POLL {
             match self.step(cx) {
                 Ok(Step::Again) => {}
                 Ok(Step::Wait) => return Poll::Pending,
                 Err(ended) => return Poll::Ready(ended),
             }
         }
+        // There is more at once, but other connections of this thread have waited long enough.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Writes before it reads, so that answers leave before more work comes in.
@@ -243,7 +249,7 @@ impl ConnectionTask {
                 .take(WRITE_PIECES)
                 .map(|bytes| IoSlice::new(bytes))
                 .collect();
-            let written = match Pin::new(&mut self.stream).poll_write_vectored(cx, &slices) {
+            let written = match poll_write_slices(&mut self.stream, cx, &slices) {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(written) => written?,
             };
@@ -420,7 +426,7 @@ impl ConnectionTask {
             if slices.is_empty() {
                 break;
             }
-            match Pin::new(&mut self.stream).poll_write_vectored(cx, &slices) {
+            match poll_write_slices(&mut self.stream, cx, &slices) {
                 Poll::Ready(Ok(count)) => written += count,
                 Poll::Ready(Err(error)) => {
                     drop(slices);
@@ -490,6 +496,18 @@ impl Drop for Opened {
         task.connection.share.sub(unwritten + task.partial_held);
         task.connection.ended();
         task.service.closed(&task.connection);
+    }
+}
+
+/// One write for all slices; a single one takes the call that costs less.
+fn poll_write_slices(
+    stream: &mut TcpStream,
+    cx: &mut Context<'_>,
+    slices: &[IoSlice<'_>],
+) -> Poll<std::io::Result<usize>> {
+    match slices {
+        [single] => Pin::new(stream).poll_write(cx, single),
+        several => Pin::new(stream).poll_write_vectored(cx, several),
     }
 }
 

@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
     reason = "a test fails by panicking, and its numbers are small"
 )]
 
@@ -587,4 +588,110 @@ fn shutdown_cuts_off_what_does_not_end_within_its_grace() {
         .runtime
         .block_on(server.shutdown(Duration::from_millis(50)));
     assert_eq!(read_frame(&mut stream), None);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn however_a_stream_is_cut_its_answers_are_the_same(
+        bodies in proptest::collection::vec(body_bytes(), 1..40),
+        cuts in proptest::collection::vec(1..100_000_usize, 1..30),
+    ) {
+        let running = Running::start();
+        let stream = running.connect();
+        let input: Vec<u8> = bodies
+            .iter()
+            .enumerate()
+            .flat_map(|(n, bytes)| echo_request(n as i32, &vec![n as u8; *bytes]))
+            .collect();
+        let mut writing = stream.try_clone().unwrap();
+        let writer = std::thread::spawn(move || {
+            let mut rest = &input[..];
+            for cut in cuts.iter().cycle() {
+                let (now, later) = rest.split_at((*cut).min(rest.len()));
+                writing.write_all(now).unwrap();
+                rest = later;
+                if rest.is_empty() {
+                    return;
+                }
+            }
+        });
+        let mut reading = stream;
+        for (n, bytes) in bodies.iter().enumerate() {
+            let answer = read_frame(&mut reading).unwrap();
+            assert_eq!(answer.opaque, n as i32);
+            assert!(answer.body == vec![n as u8; *bytes], "the body of {n} came back changed");
+        }
+        writer.join().unwrap();
+    }
+}
+
+/// Mostly short; some do not fit what one read brings.
+fn body_bytes() -> impl proptest::strategy::Strategy<Value = usize> {
+    proptest::prop_oneof![
+        8 => 0..2_000_usize,
+        2 => 60_000..70_000_usize,
+        1 => 250_000..600_000_usize,
+    ]
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn one_line_names_the_peer_and_the_reason_and_a_flood_is_cut() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    // One thread runs it all, so that this subscriber sees it all and no other test does.
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let peers = runtime.block_on(async {
+        let echo = Arc::new(Echo::default());
+        let server = Server::bind(ServerConfig::default(), echo.clone())
+            .await
+            .unwrap();
+        let mut peers = Vec::new();
+        for n in 1..=100 {
+            let mut stream = TcpStream::connect(server.local_addr()).unwrap();
+            peers.push(stream.local_addr().unwrap());
+            let bad: &[u8] = if n == 1 {
+                b"\x16\x03\x01"
+            } else {
+                b"\x00\x00\x00\x08\x09\x00\x00\x00\x00\x00\x00\x00"
+            };
+            stream.write_all(bad).unwrap();
+            while echo.closed.load(Ordering::SeqCst) < n {
+                tokio::task::yield_now().await;
+            }
+        }
+        peers
+    });
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let of = |peer: SocketAddr| {
+        text.lines()
+            .find(|line| line.contains(&peer.to_string()))
+            .unwrap_or_else(|| panic!("no line names {peer}:\n{text}"))
+    };
+    assert!(of(peers[0]).contains("TLS is not supported"), "{text}");
+    assert!(of(peers[1]).contains("unknown serialize type 9"), "{text}");
+    assert_eq!(text.lines().count(), 20, "{text}");
 }
