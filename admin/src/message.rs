@@ -6,6 +6,7 @@ use agena_protocol::compression;
 use agena_protocol::properties;
 use agena_protocol::record::{RecordError, RecordView, records};
 use agena_protocol::sys_flag;
+use agena_protocol::tags;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
@@ -145,10 +146,16 @@ impl Message {
         self.property(properties::KEYS)
     }
 
-    /// `{A=1, B=2}`, as Java shows a map.
+    /// `{A=1, B=2}`, as Java shows a map, in the order of the original's (a `HashMap` of 128 buckets), so that outputs
+    /// can be compared.
     pub(crate) fn properties_text(&self) -> String {
-        let pairs: Vec<String> = self
-            .properties
+        let bucket = |name: &str| {
+            let hash = tags::java_hash(name).cast_unsigned();
+            (hash ^ (hash >> 16)) & 127
+        };
+        let mut pairs: Vec<&(String, String)> = self.properties.iter().collect();
+        pairs.sort_by_key(|(name, _)| bucket(name));
+        let pairs: Vec<String> = pairs
             .iter()
             .map(|(name, value)| format!("{name}={value}"))
             .collect();

@@ -11,6 +11,7 @@ pub(crate) struct Column {
     right: bool,
     cut: bool,
     gap: usize,
+    row_gap: Option<usize>,
 }
 
 /// A column flush left.
@@ -21,6 +22,7 @@ pub(crate) const fn left(title: &'static str, width: usize) -> Column {
         right: false,
         cut: false,
         gap: 2,
+        row_gap: None,
     }
 }
 
@@ -32,6 +34,7 @@ pub(crate) const fn right(title: &'static str, width: usize) -> Column {
         right: true,
         cut: false,
         gap: 2,
+        row_gap: None,
     }
 }
 
@@ -47,11 +50,24 @@ impl Column {
         self
     }
 
+    /// As [`Self::gap`] for rows alone, where the original's titles stand elsewhere than what is below them.
+    pub(crate) const fn row_gap(mut self, blanks: usize) -> Self {
+        self.row_gap = Some(blanks);
+        self
+    }
+
     /// Texts longer than the column lose their end.
     pub(crate) const fn cut(mut self) -> Self {
         self.cut = true;
         self
     }
+}
+
+/// The two kinds of lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Titles,
+    Row,
 }
 
 /// A table's columns from left to right.
@@ -65,20 +81,24 @@ impl Table {
             .iter()
             .map(|column| &column.title as &dyn Display)
             .collect();
-        self.line(f, &titles, false)
+        self.line(f, &titles, Line::Titles)
     }
 
     /// One line of cells.
     pub(crate) fn row(&self, f: &mut Formatter<'_>, cells: &[&dyn Display]) -> fmt::Result {
-        self.line(f, cells, true)
+        self.line(f, cells, Line::Row)
     }
 
-    fn line(&self, f: &mut Formatter<'_>, cells: &[&dyn Display], may_cut: bool) -> fmt::Result {
+    fn line(&self, f: &mut Formatter<'_>, cells: &[&dyn Display], line: Line) -> fmt::Result {
         debug_assert_eq!(cells.len(), self.0.len(), "one cell per column");
         for (number, (column, cell)) in self.0.iter().zip(cells).enumerate() {
-            let gap = if number == 0 { 0 } else { column.gap };
+            let gap = match (number, line) {
+                (0, _) => 0,
+                (_, Line::Titles) => column.gap,
+                (_, Line::Row) => column.row_gap.unwrap_or(column.gap),
+            };
             let mut text = cell.to_string();
-            if column.cut && may_cut {
+            if column.cut && line == Line::Row {
                 text = text.chars().take(column.width).collect();
             }
             let width = column.width;

@@ -112,14 +112,14 @@ pub(crate) const GET_BROKER_CONFIG: SubCommand = SubCommand {
 pub(super) struct Settings {
     pub(super) broker: String,
     pub(super) config: BTreeMap<String, String>,
-    /// What stands above the server's own title.
+    /// The line above them.
     #[serde(skip)]
     pub(super) title: String,
 }
 
 impl Display for Settings {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}============{}============", self.title, self.broker)?;
+        writeln!(f, "{}", self.title)?;
         for (key, value) in &self.config {
             writeln!(f, "{key:<50}=  {value}")?;
         }
@@ -129,7 +129,7 @@ impl Display for Settings {
 
 fn get_broker_config(call: &mut Call) -> Result<(), Failure> {
     if let Some(address) = call.options.get("brokerAddr").map(str::to_owned) {
-        return show_config(call, &address, String::new());
+        return show_config(call, &address, format!("============{address}============"));
     }
     let Some(cluster) = call.options.get("clusterName") else {
         return Err(Failure::Input(
@@ -140,9 +140,9 @@ fn get_broker_config(call: &mut Call) -> Result<(), Failure> {
         let master = broker.broker_addrs.get(&0).cloned().unwrap_or_default();
         for (id, address) in &broker.broker_addrs {
             let title = if *id == 0 {
-                format!("============Master: {address}============\n")
+                format!("============Master: {address}============")
             } else {
-                format!("============My Master: {master}=====Slave: {address}============\n")
+                format!("============My Master: {master}=====Slave: {address}============")
             };
             show_config(call, address, title)?;
         }

@@ -166,7 +166,7 @@ const PROGRESS: Table = Table(&[
     CONSUMER_OFFSET,
     left("#Diff", 20),
     left("#Inflight", 20).gap(1),
-    rest("#LastTime").gap(0),
+    rest("#LastTime").gap(0).row_gap(1),
 ]);
 
 impl Display for Progress {
@@ -205,7 +205,7 @@ const PROGRESS_WITH_CLIENTS: Table = Table(&[
     left("#Client IP", 20),
     left("#Diff", 20).gap(1),
     left("#Inflight", 20).gap(1),
-    rest("#LastTime").gap(0),
+    rest("#LastTime").gap(0).row_gap(1),
 ]);
 
 impl Display for WithClients {
@@ -322,10 +322,8 @@ fn owners(call: &Call, group: &str) -> HashMap<MessageQueue, String> {
             let info = answer.and_then(|answer| {
                 body::<ConsumerRunningInfo>("reading a client's state", &address, &answer)
             });
-            let host = connection
-                .client_addr
-                .rsplit_once(':')
-                .map_or("", |(host, _)| host);
+            // The client's own word for its address, the first part of its id, as in the original.
+            let host = connection.client_id.split('@').next().unwrap_or_default();
             owners.extend(
                 info.into_iter()
                     .flat_map(|info| info.mq_table)
