@@ -326,22 +326,6 @@ impl IndexFile {
         self.put_i64(END_TIMESTAMP_AT, timestamp);
     }
 
-    /// The hash and place of every entry, in order; for offline checks.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
-        (1..self.next_entry()).map(|number| {
-            let entry = self.entry(number);
-            (entry.hash, entry.physical_offset)
-        })
-    }
-
-    /// Slots that the header says are in use, and those that are.
-    pub(crate) fn used_slots(&self) -> (u32, usize) {
-        let used = (0..self.shape.slots)
-            .filter(|slot| self.u32(self.shape.slot_at(*slot)) != 0)
-            .count();
-        (self.u32(USED_SLOTS_AT), used)
-    }
-
     fn reserve(&mut self, medium: &Arc<dyn Medium>, end: usize) -> Result<(), StoreError> {
         let end = end as u64;
         if end <= self.reserved {

@@ -62,9 +62,9 @@ impl Space {
     #[must_use]
     pub fn used_percent(&self) -> u8 {
         let used = self.total.saturating_sub(self.available);
-        let percent = (used * 100)
-            .checked_div(self.total)
-            .map_or(0, |floor| floor + u64::from(used * 100 % self.total > 0));
+        let percent = (used * 100).checked_div(self.total).map_or(0, |floor| {
+            floor + u64::from(!(used * 100).is_multiple_of(self.total))
+        });
         u8::try_from(percent).unwrap_or(100)
     }
 }

@@ -663,12 +663,13 @@ impl Shared {
             .all()
             .iter()
             .map(|queue| {
+                let files = queue.lock().log.files();
                 QueueSnapshot::new(
                     &queue.name.topic,
                     queue.name.id.number(),
                     queue.kind == Kind::Batch,
                     queue.is_loaded(),
-                    queue.lock().log.files(),
+                    files,
                     queue.summary(),
                 )
             })

@@ -17,7 +17,7 @@ fn messages_come_back_in_order_and_after_a_clean_stop() {
         .map(|i| {
             (
                 i,
-                format!("body {i} {}", "x".repeat(i as usize % 300)).into_bytes(),
+                format!("body {i} {}", "x".repeat(usize::try_from(i % 300).unwrap())).into_bytes(),
             )
         })
         .collect();

@@ -1,5 +1,9 @@
 //! What the store's tests share: a small store in a temporary directory, and messages for it.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test file uses a part; tests may unwrap"
+)]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +20,7 @@ use agena_store::{
 };
 
 /// Files small enough that every boundary is met.
-pub fn small(root: &Path) -> StoreConfig {
+pub(crate) fn small(root: &Path) -> StoreConfig {
     let mut config = StoreConfig::new(root);
     config.segment_bytes = 64 * 1024;
     config.queue_file_bytes = 40 * 20;
@@ -30,21 +34,21 @@ pub fn small(root: &Path) -> StoreConfig {
     config
 }
 
-pub fn small_sync(root: &Path) -> StoreConfig {
+pub(crate) fn small_sync(root: &Path) -> StoreConfig {
     let mut config = small(root);
     config.durability = Durability::device();
     config
 }
 
-pub fn clock() -> Arc<dyn Clock> {
+pub(crate) fn clock() -> Arc<dyn Clock> {
     Arc::new(SystemClock::new())
 }
 
-pub fn open(config: StoreConfig) -> (Arc<Store>, Opened) {
+pub(crate) fn open(config: StoreConfig) -> (Arc<Store>, Opened) {
     Store::open(config, clock(), Arc::new(())).unwrap()
 }
 
-pub fn properties(pairs: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn properties(pairs: &[(&str, &str)]) -> Vec<u8> {
     let mut encoded = Vec::new();
     for (name, value) in pairs {
         push_pair(&mut encoded, name, value);
@@ -52,7 +56,7 @@ pub fn properties(pairs: &[(&str, &str)]) -> Vec<u8> {
     encoded
 }
 
-pub fn message<'a>(
+pub(crate) fn message<'a>(
     topic: &'a str,
     queue: u32,
     body: &'a [u8],
@@ -74,7 +78,7 @@ pub fn message<'a>(
     }
 }
 
-pub fn append(store: &Store, messages: &[NewMessage<'_>]) -> Result<Appended, StoreError> {
+pub(crate) fn append(store: &Store, messages: &[NewMessage<'_>]) -> Result<Appended, StoreError> {
     let mut batch = store.batch();
     for message in messages {
         batch.push(*message).unwrap();
@@ -83,13 +87,13 @@ pub fn append(store: &Store, messages: &[NewMessage<'_>]) -> Result<Appended, St
 }
 
 /// Appends one message and waits for its promise.
-pub fn put(store: &Store, topic: &str, queue: u32, body: &[u8]) -> u64 {
+pub(crate) fn put(store: &Store, topic: &str, queue: u32, body: &[u8]) -> u64 {
     let appended = append(store, &[message(topic, queue, body, b"")]).unwrap();
     durable(store, &appended).unwrap();
     appended.placed[0].queue_offset.number()
 }
 
-pub fn durable(store: &Store, appended: &Appended) -> Result<(), FlushError> {
+pub(crate) fn durable(store: &Store, appended: &Appended) -> Result<(), FlushError> {
     let (done, result) = mpsc::channel();
     store.when_durable(
         appended.ack,
@@ -100,7 +104,7 @@ pub fn durable(store: &Store, appended: &Appended) -> Result<(), FlushError> {
         .expect("an acknowledgement resolves")
 }
 
-pub fn read(store: &Store, topic: &str, queue: u32, offset: i64, max: usize) -> ReadOutcome {
+pub(crate) fn read(store: &Store, topic: &str, queue: u32, offset: i64, max: usize) -> ReadOutcome {
     store.read(
         &ReadRequest {
             topic,
@@ -115,7 +119,7 @@ pub fn read(store: &Store, topic: &str, queue: u32, offset: i64, max: usize) -> 
 }
 
 /// Every message of a queue from its first on: number and body.
-pub fn all(store: &Store, topic: &str, queue: u32) -> Vec<(u64, Vec<u8>)> {
+pub(crate) fn all(store: &Store, topic: &str, queue: u32) -> Vec<(u64, Vec<u8>)> {
     let mut found = Vec::new();
     let id = QueueId::new(queue);
     let mut offset = store.min_offset(topic, id).wire();
