@@ -168,6 +168,18 @@ pub(crate) fn unsupported(name: &str) -> Option<(&'static str, &'static str)> {
         .find(|(known, _)| known.eq_ignore_ascii_case(name))
 }
 
+/// Every sub-command, for the manual.
+#[cfg(test)]
+pub(crate) fn all() -> &'static [&'static SubCommand] {
+    ALL
+}
+
+/// What we do not have, for the manual.
+#[cfg(test)]
+pub(crate) fn all_unsupported() -> &'static [(&'static str, &'static str)] {
+    UNSUPPORTED
+}
+
 /// The list that `mqadmin` alone prints.
 pub(crate) fn list() -> String {
     let mut text = "The most commonly used mqadmin commands are:\n".to_owned();

@@ -11,6 +11,8 @@ mod call;
 mod command;
 mod commands;
 mod failure;
+#[cfg(test)]
+mod manual;
 mod message;
 mod output;
 mod pull;

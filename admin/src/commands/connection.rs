@@ -281,7 +281,7 @@ pub(crate) const CONSUMER_STATUS: SubCommand = SubCommand {
             "one member, with the stacks of its threads",
         ),
     ],
-    json: r#"per member {"clientId","version","info":{"properties","subscriptions","queues":[...],"statusTable","jstack"}}, then {"sameSubscription":true,"rebalanceOk":true}"#,
+    json: r#"per member {"clientId","version","properties":{},"subscriptions":{"topic":"expression"},"queues":[{"topic","brokerName","queueId","commitOffset","cachedMessages","locked","lastPullTimestamp","lastConsumeTimestamp"}],"jstack"}, then {"sameSubscription":true,"rebalanceOk":true}"#,
     run: consumer_status,
 };
 

@@ -98,8 +98,22 @@ fn update_order_conf(call: &mut Call) -> Result<(), Failure> {
 }
 
 /// What was written about a topic.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Written {
-    pub(super) order_conf: String,
+    order_conf: String,
+    #[serde(skip)]
+    scope: &'static str,
+}
+
+impl Display for Written {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { order_conf, scope } = self;
+        writeln!(
+            f,
+            "set {scope} orderConf. isOrder=true, orderConf=[{order_conf}]"
+        )
+    }
 }
 
 /// Writes the queue numbers of the brokers at `addresses`; a single broker's is added to what stands there.
@@ -121,7 +135,8 @@ pub(super) fn write(
         })
         .map(|broker| broker.broker_name.clone());
     let mut entries: BTreeMap<String, String> = BTreeMap::new();
-    if call.options.get("brokerAddr").is_some() {
+    let single = call.options.get("brokerAddr").is_some();
+    if single {
         entries = parse(&standing(call, topic)?);
     }
     entries.extend(names.map(|name| (name, queues.to_string())));
@@ -137,7 +152,8 @@ pub(super) fn write(
         topic,
         Some(&order_conf),
     )?;
-    Ok(Written { order_conf })
+    let scope = if single { "broker" } else { "cluster" };
+    Ok(Written { order_conf, scope })
 }
 
 fn standing(call: &Call, topic: &str) -> Result<String, Failure> {

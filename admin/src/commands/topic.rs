@@ -83,21 +83,13 @@ fn update_topic(call: &mut Call) -> Result<(), Failure> {
         })?;
     }
     if config.order {
-        let scope = if call.options.get("brokerAddr").is_some() {
-            "broker"
-        } else {
-            "cluster"
-        };
         let written = order_conf::write(
             call,
             &config.topic_name,
             config.write_queue_nums,
             &addresses,
         )?;
-        call.out.note(format_args!(
-            "set {scope} orderConf. isOrder=true, orderConf=[{}]",
-            written.order_conf
-        ))?;
+        call.out.show(&written)?;
     }
     call.out.note(Described(&config))
 }
