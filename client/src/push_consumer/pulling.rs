@@ -16,7 +16,7 @@ use crate::pull::{Pull, PullSettings, Pulled, ReadFrom};
 const ANSWER_MARGIN: Duration = Duration::from_secs(15);
 
 const FAILURE_PAUSE_MIN: Duration = Duration::from_millis(50);
-const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(3);
+const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(1);
 const FLOW_CONTROL_PAUSE: Duration = Duration::from_millis(20);
 
 /// Pulls from `next` on until the queue is given up or the consumer stops.

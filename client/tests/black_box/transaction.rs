@@ -67,9 +67,8 @@ async fn only_what_is_committed_is_seen() {
     producer.shutdown().await;
 }
 
-/// Takes up to 70 s against the original, which checks every 30 s: `cargo test -- --ignored`.
+/// Quick where the broker's `transactionTimeOut` and `transactionCheckInterval` are short, as with our own servers.
 #[tokio::test]
-#[ignore = "waits for the broker's check, a minute and more"]
 async fn what_is_unknown_is_asked_about() {
     let topic = unique("T");
     create_topic(&topic, 1).await;
