@@ -397,13 +397,17 @@ impl Sender {
             Some(ResponseCode::TopicNotExist | ResponseCode::NoPermission | ResponseCode::GoAway)
         );
         if route_is_stale || matches!(error, ClientError::Connect { .. }) {
-            // Should the name server not answer either, the known route is all we have.
-            let _ = self.instance.refresh_route(topic).await;
+            // Should the name server not answer in time either, the known route is all we have.
+            let refresh = self.instance.refresh_route(topic);
+            let _ = tokio::time::timeout(ROUTE_REFRESH_MAX, refresh).await;
         }
     }
 }
 
 const SAME_BROKER_PAUSE: Duration = Duration::from_millis(100);
+
+/// The most a look at the route may take of the time that the attempts have together.
+const ROUTE_REFRESH_MAX: Duration = Duration::from_millis(300);
 
 fn may_retry(error: &ClientError, retry_on: RetryOn) -> bool {
     match error {
