@@ -493,3 +493,47 @@ fn route_requests_wait_for_brokers_where_operators_want_it() {
     running.clock.advance(Duration::from_secs(45));
     assert_eq!(peer.route("T").code, 0);
 }
+
+#[test]
+fn a_group_is_told_when_its_smallest_id_changes() {
+    let running = Running::with("notifyMinBrokerIdChanged=true\n");
+    let slave = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let slave_address = slave.local_addr().unwrap().to_string();
+    let register = |peer: &mut Peer, id: &str, address: &str| {
+        let header = [
+            ("brokerName", "broker-a"),
+            ("brokerAddr", address),
+            ("clusterName", "DefaultCluster"),
+            ("haServerAddr", "127.0.0.1:10912"),
+            ("brokerId", id),
+            ("enableActingMaster", "true"),
+        ];
+        let body = topics(1, &["T", "U"]).encode();
+        assert_eq!(
+            peer.ask(RequestCode::RegisterBroker, &header, &body).code,
+            0
+        );
+    };
+    let mut master_link = running.connect();
+    let mut slave_link = running.connect();
+    register(&mut slave_link, "1", &slave_address);
+    register(&mut master_link, "0", "127.0.0.1:10911");
+    let mut told = Peer {
+        stream: slave.accept().unwrap().0,
+    };
+    told.stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let come = told.read().unwrap();
+    assert_eq!(come.code, RequestCode::NotifyMinBrokerIdChange.number());
+    assert!(come.is_one_way());
+    assert_eq!(come.ext.get("minBrokerId"), Some("0"));
+    assert_eq!(come.ext.get("haBrokerAddr"), Some("127.0.0.1:10912"));
+    assert_eq!(come.ext.get("offlineBrokerAddr"), None);
+    drop(master_link);
+    let gone = told.read().unwrap();
+    assert_eq!(gone.ext.get("minBrokerId"), Some("1"));
+    assert_eq!(gone.ext.get("minBrokerAddr"), Some(slave_address.as_str()));
+    assert_eq!(gone.ext.get("offlineBrokerAddr"), Some("127.0.0.1:10911"));
+    // Nobody writes to a slave that acts for its master.
+    let route = String::from_utf8(slave_link.route("T").body.to_vec()).unwrap();
+    assert!(route.contains("\"perm\":4"), "{route}");
+}
