@@ -36,7 +36,7 @@ fn messages_up_to(count: i64) -> impl Fn(&Command) -> Told {
         }
         let offset = offset_of(request);
         let answer = pulled(ResponseCode::Success, offset + 1);
-        Told::Answer(answer.with_body(record("T", offset, &offset.to_string())))
+        Told::from(answer.with_body(record("T", offset, &offset.to_string())))
     }
 }
 
@@ -46,7 +46,7 @@ async fn a_broker_that_forgot_the_consumer_is_told_again() {
     let flag = Arc::clone(&forgot);
     let broker = Scripted::start(move |request| {
         if is_pull_of_topic(request) && flag.swap(false, Ordering::SeqCst) {
-            return Told::Answer(refusal(ResponseCode::SubscriptionNotExist));
+            return Told::from(refusal(ResponseCode::SubscriptionNotExist));
         }
         Told::Usual
     })
@@ -70,7 +70,7 @@ async fn a_broker_that_forgot_the_consumer_is_told_again() {
 async fn an_offset_that_was_moved_is_kept_and_followed() {
     let broker = Scripted::start(|request| {
         if is_pull_of_topic(request) && offset_of(request) == 0 {
-            return Told::Answer(pulled(ResponseCode::PullOffsetMoved, 500));
+            return Told::from(pulled(ResponseCode::PullOffsetMoved, 500));
         }
         Told::Usual
     })
@@ -94,7 +94,7 @@ async fn a_message_that_cannot_be_given_back_is_tried_again_here() {
         if request.code == RequestCode::ConsumerSendMsgBack.number()
             || request.code == RequestCode::SendMessageV2.number()
         {
-            return Told::Answer(refusal(ResponseCode::MessageIllegal));
+            return Told::from(refusal(ResponseCode::MessageIllegal));
         }
         deliver(request)
     })
@@ -159,7 +159,7 @@ async fn without_its_lock_a_queue_is_not_read_in_order() {
     let broker = Scripted::start(move |request| {
         if request.code == RequestCode::LockBatchMq.number() && !flag.load(Ordering::SeqCst) {
             let nothing = br#"{"lockOKMQSet":[]}"#.to_vec();
-            return Told::Answer(Command::success().with_body(nothing));
+            return Told::from(Command::success().with_body(nothing));
         }
         deliver(request)
     })

@@ -17,7 +17,7 @@ fn builder(name_server: &Scripted) -> ProducerBuilder {
 async fn refusing(code: ResponseCode) -> Scripted {
     Scripted::start(move |request| {
         if request.code == SEND.number() {
-            Told::Answer(refusal(code))
+            Told::from(refusal(code))
         } else {
             Told::Usual
         }
@@ -126,7 +126,7 @@ async fn half_a_promise_has_its_own_status() {
             if request.code == SEND.number() {
                 let mut answer = stored(7);
                 answer.code = code.number();
-                Told::Answer(answer)
+                Told::from(answer)
             } else {
                 Told::Usual
             }

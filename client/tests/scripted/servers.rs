@@ -27,11 +27,17 @@ use parking_lot::Mutex;
 /// What a test tells a server to do with a request.
 pub(crate) enum Told {
     /// This is the answer.
-    Answer(Command),
+    Answer(Box<Command>),
     /// No answer at all.
     Silence,
     /// Whatever a server in good health would answer.
     Usual,
+}
+
+impl From<Command> for Told {
+    fn from(answer: Command) -> Self {
+        Self::Answer(Box::new(answer))
+    }
 }
 
 type Script = Box<dyn Fn(&Command) -> Told + Send + Sync>;
@@ -59,7 +65,7 @@ impl Service for Play {
         for frame in frames {
             let request = frame.to_command();
             let answer = match (self.script)(&request) {
-                Told::Answer(answer) => Some(answer),
+                Told::Answer(answer) => Some(*answer),
                 Told::Silence => None,
                 Told::Usual => self.usual(&request),
             };
@@ -155,11 +161,12 @@ impl Scripted {
         };
         Self::start(move |request| {
             let known = request.ext.get("topic") == Some(&topic);
-            Told::Answer(if known {
+            let answer = if known {
                 Command::success().with_body(route.encode(KeyStyle::Quoted))
             } else {
                 refusal(ResponseCode::TopicNotExist)
-            })
+            };
+            answer.into()
         })
         .await
     }
