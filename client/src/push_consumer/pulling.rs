@@ -23,6 +23,7 @@ const FLOW_CONTROL_PAUSE: Duration = Duration::from_millis(20);
 pub(super) async fn pull_all(consumer: Arc<Consumer>, queue: Arc<ProcessQueue>, mut next: i64) {
     let read_from = ReadFrom::default();
     let mut pause = FAILURE_PAUSE_MIN;
+    let mut was_away = false;
     while may_go_on(&consumer, &queue).await {
         let outcome = tokio::select! {
             () = consumer.tasks.stopping() => return,
@@ -56,6 +57,11 @@ pub(super) async fn pull_all(consumer: Arc<Consumer>, queue: Arc<ProcessQueue>, 
                 return;
             }
             Err(error) => {
+                // A broker that answers again, if only to refuse, is not to be waited for as if it were away.
+                if was_away != error.is_transport() {
+                    was_away = error.is_transport();
+                    pause = FAILURE_PAUSE_MIN;
+                }
                 let wait = after_failure(&consumer, &queue, &error).unwrap_or(pause);
                 pause = (pause * 2).min(FAILURE_PAUSE_MAX);
                 tokio::select! {
