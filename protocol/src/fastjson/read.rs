@@ -196,8 +196,10 @@ impl<'de> Deserializer<'de> for &mut Reader<'_> {
             return visitor.visit_f64(0.0);
         }
         let word = self.scalar()?;
-        let number = word.trim().parse();
-        visitor.visit_f64(number.map_err(|_| self.text.error("not a number"))?)
+        match word.trim().parse::<f64>() {
+            Ok(number) if number.is_finite() => visitor.visit_f64(number),
+            _ => Err(self.text.error("not a number")),
+        }
     }
 
     fn deserialize_char<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, JsonError> {
