@@ -1,6 +1,6 @@
 //! How long the hot steps take: split a frame, read a send's and a pull's header, write the answer's head.
 //!
-//! `cargo bench -p agena-protocol`. Frames are the captured ones of `tests/fixtures/wire`. Without `--bench` (as
+//! `cargo bench -p agena-protocol [-- part of a step's name]`. Frames are the captured ones of `tests/fixtures/wire`. Without `--bench` (as
 //! `cargo test` runs it) each step runs once, which only proves that it still works.
 #![expect(clippy::unwrap_used, reason = "a benchmark may stop at a missing file")]
 #![expect(clippy::print_stdout, reason = "the numbers are the output")]
@@ -17,8 +17,12 @@ use agena_protocol::headers::{DecodeHeader, Header};
 use agena_protocol::request_code::RequestCode;
 
 fn main() {
-    let measured = std::env::args().any(|argument| argument == "--bench");
+    let (flags, names): (Vec<_>, Vec<_>) = std::env::args()
+        .skip(1)
+        .partition(|argument| argument.starts_with('-'));
+    let measured = flags.iter().any(|flag| flag == "--bench");
     let check = Check {
+        only: names.into_iter().next().unwrap_or_default(),
         time: if measured {
             Duration::from_millis(500)
         } else {
@@ -104,6 +108,7 @@ fn answer(
 }
 
 struct Check {
+    only: String,
     time: Duration,
 }
 
@@ -111,6 +116,9 @@ impl Check {
     /// Runs a step again and again and prints the best mean of a round, which is the least disturbed one.
     fn step(&self, name: &str, mut step: impl FnMut() -> usize) {
         const ROUND: u32 = 1000;
+        if !name.contains(&self.only) {
+            return;
+        }
         if self.time.is_zero() {
             black_box(step());
             return;

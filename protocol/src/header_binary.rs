@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 
-use crate::ext_fields::ExtFields;
+use crate::ext_fields::{ExtFields, Text};
 use crate::frame::{Frame, FrameError, SerializeType, be_i16, be_i32};
 
 /// Reads a header; bytes behind its ext map are tolerated.
@@ -38,7 +38,9 @@ pub(crate) fn decode<'a>(header: &'a [u8], body: &'a [u8]) -> Result<Frame<'a>, 
         let value_bytes = pairs.length("value length is impossible")?;
         let value = pairs.take(value_bytes, "value is cut")?;
         if !value.is_empty() {
-            ext.push(text(key), text(value));
+            let name = ext_text(key, &mut ext);
+            let value = ext_text(value, &mut ext);
+            ext.push_texts(name, value);
         }
     }
     Ok(Frame {
@@ -85,6 +87,13 @@ pub(crate) fn write_field(out: &mut Vec<u8>, name: &str, value: &str) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(&value_bytes.to_be_bytes());
     out.extend_from_slice(value.as_bytes());
+}
+
+fn ext_text<'a>(bytes: &'a [u8], ext: &mut ExtFields<'a>) -> Text<'a> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Text::Borrowed(text),
+        Err(_) => ext.append(&String::from_utf8_lossy(bytes)),
+    }
 }
 
 /// Text as Java reads it: bytes that are not UTF-8 become replacement characters.

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::ext_fields::ExtFields;
+use crate::ext_fields::{ExtFields, Text};
 use crate::fastjson::{DEPTH_MAX, JsonError};
 use crate::frame::{Frame, FrameError, SerializeType};
 use crate::json_text::JsonText;
@@ -48,7 +48,7 @@ fn read<'a>(json: &mut Reader<'a>, frame: &mut Frame<'a>) -> Result<(), JsonErro
             "flag" => frame.flag = json.int()?,
             "language" => frame.language = language_code(json.scalar()?.as_deref()),
             "remark" => frame.remark = json.scalar()?,
-            "extFields" => read_ext(json, frame)?,
+            "extFields" => read_ext(json, &mut frame.ext)?,
             _ => json.skip(0)?,
         }
         Ok(())
@@ -59,16 +59,21 @@ fn read<'a>(json: &mut Reader<'a>, frame: &mut Frame<'a>) -> Result<(), JsonErro
     }
 }
 
-fn read_ext<'a>(json: &mut Reader<'a>, frame: &mut Frame<'a>) -> Result<(), JsonError> {
+fn read_ext<'a>(json: &mut Reader<'a>, ext: &mut ExtFields<'a>) -> Result<(), JsonError> {
     if json.0.peek() == Some(b'n') {
         return json.scalar().map(|_| ());
     }
-    json.object(|json, key| {
-        if let Some(value) = json.scalar()? {
-            frame.ext.push(key, value);
+    json.0.expect(b'{', "expected an object")?;
+    while json.next_member()? {
+        let name = json.ext_text(ext)?;
+        json.0.expect(b':', "expected a colon")?;
+        let value = json.ext_text(ext)?;
+        json.end_of_member()?;
+        if let (Some(name), Some(value)) = (name, value) {
+            ext.push_texts(name, value);
         }
-        Ok(())
-    })
+    }
+    Ok(())
 }
 
 /// The name of a language code, as bodies and tools have it.
@@ -171,6 +176,23 @@ pub(crate) struct Digits {
     buffer: [u8; 20],
 }
 
+/// `00` to `99`.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[b'0'; 2]; 100];
+    let mut at = 0;
+    let mut tens = b'0';
+    while tens <= b'9' {
+        let mut ones = b'0';
+        while ones <= b'9' {
+            pairs[at] = [tens, ones];
+            at += 1;
+            ones += 1;
+        }
+        tens += 1;
+    }
+    pairs
+};
+
 impl Digits {
     pub(crate) fn new() -> Self {
         Self { buffer: [0; 20] }
@@ -179,13 +201,17 @@ impl Digits {
     pub(crate) fn format(&mut self, value: i64) -> &str {
         let mut rest = value.unsigned_abs();
         let mut at = self.buffer.len();
-        loop {
+        while rest >= 100 {
+            at -= 2;
+            self.buffer[at..at + 2].copy_from_slice(pair(rest % 100));
+            rest /= 100;
+        }
+        let [tens, ones] = *pair(rest);
+        at -= 1;
+        self.buffer[at] = ones;
+        if rest >= 10 {
             at -= 1;
-            self.buffer[at] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
+            self.buffer[at] = tens;
         }
         if value < 0 {
             at -= 1;
@@ -193,6 +219,13 @@ impl Digits {
         }
         std::str::from_utf8(&self.buffer[at..]).unwrap_or("0")
     }
+}
+
+fn pair(below_hundred: u64) -> &'static [u8; 2] {
+    usize::try_from(below_hundred)
+        .ok()
+        .and_then(|at| PAIRS.get(at))
+        .unwrap_or(&PAIRS[0])
 }
 
 struct Reader<'a>(JsonText<'a>);
@@ -204,27 +237,57 @@ impl<'a> Reader<'a> {
         mut member: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), JsonError>,
     ) -> Result<(), JsonError> {
         self.0.expect(b'{', "expected an object")?;
+        while self.next_member()? {
+            let name = self.0.word()?;
+            self.0.expect(b':', "expected a colon")?;
+            member(self, name)?;
+            self.end_of_member()?;
+        }
+        Ok(())
+    }
+
+    /// Steps to the next name, or over the end of the object.
+    #[inline]
+    fn next_member(&mut self) -> Result<bool, JsonError> {
         loop {
             match self.0.peek() {
+                Some(b',') => self.0.step(),
                 Some(b'}') => {
                     self.0.step();
-                    return Ok(());
+                    return Ok(false);
                 }
-                Some(b',') => self.0.step(),
-                Some(_) => {
-                    let name = self.0.word()?;
-                    self.0.expect(b':', "expected a colon")?;
-                    member(self, name)?;
-                    if !matches!(self.0.peek(), Some(b',' | b'}')) {
-                        return Err(self.0.error("expected a comma or the end of the object"));
-                    }
-                }
+                Some(_) => return Ok(true),
                 None => return Err(self.0.error("object is cut")),
             }
         }
     }
 
+    #[inline]
+    fn end_of_member(&mut self) -> Result<(), JsonError> {
+        match self.0.peek() {
+            Some(b',' | b'}') => Ok(()),
+            _ => Err(self.0.error("expected a comma or the end of the object")),
+        }
+    }
+
+    /// A name or value of `extFields`: borrowed if it can be, else kept by `ext`. `None` is null.
+    #[inline]
+    fn ext_text(&mut self, ext: &mut ExtFields<'a>) -> Result<Option<Text<'a>>, JsonError> {
+        if let Some(b'"' | b'\'') = self.0.peek() {
+            if let Some(plain) = self.0.plain_string()? {
+                return Ok(Some(Text::Borrowed(plain)));
+            }
+            return ext.write_own(|own| self.0.unescape_string(own)).map(Some);
+        }
+        Ok(match self.scalar()? {
+            None => None,
+            Some(Cow::Borrowed(text)) => Some(Text::Borrowed(text)),
+            Some(Cow::Owned(text)) => Some(ext.append(&text)),
+        })
+    }
+
     /// A string, number, boolean or null (`None`), as text.
+    #[inline]
     fn scalar(&mut self) -> Result<Option<Cow<'a, str>>, JsonError> {
         match self.0.peek() {
             Some(b'"' | b'\'') => self.0.string().map(Some),
@@ -322,7 +385,7 @@ mod tests {
     #[test]
     fn digits_cover_the_extremes() {
         let mut digits = Digits::new();
-        for value in [0, 7, -1, i64::MAX, i64::MIN] {
+        for value in (-1010..1010).chain([1_795_224_012_345, i64::MAX, i64::MIN]) {
             assert_eq!(digits.format(value), value.to_string());
         }
     }

@@ -41,6 +41,7 @@ impl<'a> JsonText<'a> {
     }
 
     /// The next byte that is not blank, left in place.
+    #[inline]
     pub(crate) fn peek(&mut self) -> Option<u8> {
         while let Some(&byte) = self.bytes.get(self.at) {
             if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
@@ -52,10 +53,12 @@ impl<'a> JsonText<'a> {
     }
 
     /// Steps over the byte that [`JsonText::peek`] gave.
+    #[inline]
     pub(crate) fn step(&mut self) {
         self.at += 1;
     }
 
+    #[inline]
     pub(crate) fn expect(&mut self, byte: u8, reason: &'static str) -> Result<(), JsonError> {
         if self.peek() == Some(byte) {
             self.at += 1;
@@ -65,6 +68,7 @@ impl<'a> JsonText<'a> {
     }
 
     /// A quoted string or a bare word, as text.
+    #[inline]
     pub(crate) fn word(&mut self) -> Result<Cow<'a, str>, JsonError> {
         match self.peek() {
             Some(b'"' | b'\'') => self.string(),
@@ -89,21 +93,56 @@ impl<'a> JsonText<'a> {
     }
 
     /// A string; the next byte is its quote.
+    #[inline]
     pub(crate) fn string(&mut self) -> Result<Cow<'a, str>, JsonError> {
-        let quote = *self
-            .bytes
-            .get(self.at)
-            .ok_or_else(|| self.error("expected a string"))?;
+        if let Some(plain) = self.plain_string()? {
+            return Ok(Cow::Borrowed(plain));
+        }
+        let mut plain = String::new();
+        self.unescape_string(&mut plain)?;
+        Ok(Cow::Owned(plain))
+    }
+
+    /// A string without escapes, of a text that is UTF-8; `None` leaves the string for
+    /// [`JsonText::unescape_string`].
+    #[inline(always)]
+    pub(crate) fn plain_string(&mut self) -> Result<Option<&'a str>, JsonError> {
+        let Some(&quote) = self.bytes.get(self.at) else {
+            return Err(self.error("expected a string"));
+        };
         let from = self.at + 1;
         let end = self.end_of_run(from, quote)?;
         if self.bytes[end] == b'\\' {
-            return self.escaped_string(quote, from, end);
+            return Ok(None);
         }
-        self.at = end + 1;
-        Ok(self.slice(from, end))
+        let plain = self.text.and_then(|text| text.get(from..end));
+        if plain.is_some() {
+            self.at = end + 1;
+        }
+        Ok(plain)
+    }
+
+    /// Appends what a string says to `plain`; the next byte is its quote.
+    pub(crate) fn unescape_string(&mut self, plain: &mut String) -> Result<(), JsonError> {
+        let quote = self.byte_of_string(self.at)?;
+        if plain.capacity() == 0 {
+            // Once, for all strings of the text: none gets longer by reading it.
+            plain.reserve(self.bytes.len() - self.at);
+        }
+        let mut run_from = self.at + 1;
+        loop {
+            let run_end = self.end_of_run(run_from, quote)?;
+            plain.push_str(&self.slice(run_from, run_end));
+            if self.bytes[run_end] == quote {
+                self.at = run_end + 1;
+                return Ok(());
+            }
+            run_from = self.unescape(run_end + 1, plain)?;
+        }
     }
 
     /// The text between two places.
+    #[inline]
     fn slice(&self, from: usize, end: usize) -> Cow<'a, str> {
         match self.text.and_then(|text| text.get(from..end)) {
             Some(text) => Cow::Borrowed(text),
@@ -112,6 +151,7 @@ impl<'a> JsonText<'a> {
     }
 
     /// Where the next quote or backslash stands: eight bytes at a time, since most of a text is strings.
+    #[inline]
     fn end_of_run(&self, from: usize, quote: u8) -> Result<usize, JsonError> {
         let mut at = from;
         while let Some(word) = self.bytes.get(at..at + 8) {
@@ -127,29 +167,6 @@ impl<'a> JsonText<'a> {
             Some(length) => Ok(at + length),
             None => Err(self.error("string is cut")),
         }
-    }
-
-    /// A string whose first backslash stands at `escape`.
-    fn escaped_string(
-        &mut self,
-        quote: u8,
-        from: usize,
-        escape: usize,
-    ) -> Result<Cow<'a, str>, JsonError> {
-        let mut plain = String::with_capacity((escape - from) * 2 + 64);
-        let mut run_from = from;
-        let mut at = escape;
-        loop {
-            plain.push_str(&self.slice(run_from, at));
-            if self.byte_of_string(at)? == quote {
-                break;
-            }
-            at = self.unescape(at + 1, &mut plain)?;
-            run_from = at;
-            at = self.end_of_run(at, quote)?;
-        }
-        self.at = at + 1;
-        Ok(Cow::Owned(plain))
     }
 
     /// Reads what follows a backslash at `at`; the answer is where it ends.
@@ -196,15 +213,26 @@ impl<'a> JsonText<'a> {
             reason: "bad \\u escape",
             at: *at,
         };
-        let Some(digits) = self.bytes.get(*at..*at + 4) else {
+        let Some(&[a, b, c, d]) = self.bytes.get(*at..*at + 4) else {
             return Err(bad);
         };
-        *at += 4;
-        let mut unit = 0;
-        for digit in digits {
-            unit = unit << 4 | char::from(*digit).to_digit(16).ok_or_else(|| bad.clone())?;
+        let [a, b, c, d] = [a, b, c, d].map(hex_value);
+        if (a | b | c | d) > 15 {
+            return Err(bad);
         }
-        Ok(unit)
+        *at += 4;
+        Ok(a << 12 | b << 8 | c << 4 | d)
+    }
+}
+
+/// The value of a hexadecimal digit; anything above 15 is none.
+#[inline]
+fn hex_value(digit: u8) -> u32 {
+    match digit {
+        b'0'..=b'9' => u32::from(digit - b'0'),
+        b'a'..=b'f' => u32::from(digit - b'a' + 10),
+        b'A'..=b'F' => u32::from(digit - b'A' + 10),
+        _ => 16,
     }
 }
 
