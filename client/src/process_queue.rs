@@ -71,6 +71,8 @@ struct Held {
     /// What was last given to the offsets' home.
     saved: Option<i64>,
     locked_at: Option<Duration>,
+    /// When the last pull began.
+    asked_at: Option<Duration>,
     pulled_at_ms: i64,
     consumed_at_ms: i64,
     locked_at_ms: i64,
@@ -280,6 +282,17 @@ impl ProcessQueue {
             .is_some_and(|at| now.saturating_sub(at) < LOCK_LEASE)
     }
 
+    /// A pull begins.
+    pub(crate) fn pulling(&self, now: Duration) {
+        self.held.lock().asked_at = Some(now);
+    }
+
+    /// The last pull began longer ago than `limit`.
+    pub(crate) fn is_halted(&self, now: Duration, limit: Duration) -> bool {
+        let asked_at = self.held.lock().asked_at;
+        asked_at.is_some_and(|at| now.saturating_sub(at) > limit)
+    }
+
     /// A pull was answered.
     pub(crate) fn pulled(&self, now_ms: i64) {
         self.held.lock().pulled_at_ms = now_ms;
@@ -477,6 +490,16 @@ mod tests {
         queue.locked(Duration::from_secs(130), 0);
         queue.lock_lost();
         assert!(!queue.holds_lock(Duration::from_secs(130)));
+    }
+
+    #[test]
+    fn a_queue_that_is_not_asked_any_more_is_halted() {
+        let queue = process_queue();
+        let (at, limit) = (Duration::from_secs, Duration::from_secs(120));
+        assert!(!queue.is_halted(at(1000), limit));
+        queue.pulling(at(1000));
+        assert!(!queue.is_halted(at(1120), limit));
+        assert!(queue.is_halted(at(1121), limit));
     }
 
     #[tokio::test]

@@ -516,6 +516,7 @@ impl Consumer {
         self.tasks
             .spawn(async move { this.rebalance.run(&this.tasks, &this).await });
         self.tasks.spawn(queues::keep_saving(Arc::clone(self)));
+        self.tasks.spawn(pulling::watch(Arc::clone(self)));
         match &self.listener {
             Listener::Concurrent(listener) => {
                 for _ in 0..self.settings.concurrency {

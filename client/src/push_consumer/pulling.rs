@@ -80,19 +80,48 @@ async fn may_go_on(consumer: &Consumer, queue: &ProcessQueue) -> bool {
         if queue.is_dropped() || consumer.tasks.is_stopping() {
             return false;
         }
-        let is_paused = *paused.borrow_and_update();
-        let limits = &consumer.settings.limits;
-        let over_limit = queue.over_limit(limits, consumer.is_orderly());
-        let has_lock = !consumer.is_orderly() || consumer.may_consume_in_order(queue);
-        if !is_paused && over_limit.is_none() && has_lock {
+        paused.mark_unchanged();
+        let Some(reason) = why_not(consumer, queue) else {
             return true;
-        }
-        tracing::trace!(group = %consumer.group, queue = %queue.queue(), is_paused, over_limit, has_lock, "pull waits");
+        };
+        tracing::trace!(group = %consumer.group, queue = %queue.queue(), reason, "pull waits");
         tokio::select! {
             () = consumer.tasks.stopping() => return false,
             () = queue.until_dropped() => return false,
             () = queue.may_pull.notified() => {}
             _ = paused.changed() => {}
+        }
+    }
+}
+
+/// What keeps the queue from being pulled now.
+fn why_not(consumer: &Consumer, queue: &ProcessQueue) -> Option<&'static str> {
+    if *consumer.paused.borrow() {
+        return Some("suspended");
+    }
+    if consumer.is_orderly() && !consumer.may_consume_in_order(queue) {
+        return Some("lock");
+    }
+    queue.over_limit(&consumer.settings.limits, consumer.is_orderly())
+}
+
+/// A queue that was not even asked for this long, although nothing keeps it, has come to a halt.
+const HALT_AFTER: Duration = Duration::from_secs(120);
+
+const WATCH_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Takes queues anew whose pulls came to a halt, until the consumer stops. That should never be needed; but then a queue
+/// that nobody reads is found by its lag, and late.
+pub(super) async fn watch(consumer: Arc<Consumer>) {
+    let limit = HALT_AFTER + consumer.settings.hold;
+    while consumer.tasks.sleep(WATCH_INTERVAL).await {
+        let now = consumer.instance.monotonic();
+        for queue in consumer.owned_queues() {
+            if why_not(&consumer, &queue).is_none() && queue.is_halted(now, limit) {
+                tracing::error!(group = %consumer.group, queue = %queue.queue(), "pulls came to a halt, the queue is taken anew");
+                consumer.give_up(queue);
+                consumer.rebalance.soon();
+            }
         }
     }
 }
@@ -111,6 +140,7 @@ async fn pull(
         .ok_or(ClientError::Stopped)?;
     let keeps_with_broker = matches!(consumer.home, OffsetHome::Brokers { .. });
     let began = consumer.instance.monotonic();
+    queue.pulling(began);
     let pull = Pull {
         group: &consumer.group,
         queue: name,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agena_client::{ClientConfig, Instance, Message, Producer, ReceivedMessage};
 use agena_protocol::command::Command;
+use agena_protocol::frame::SerializeType;
 use agena_protocol::headers::topic::UpdateAndCreateTopicRequest;
 use agena_protocol::request_code::RequestCode;
 use parking_lot::Mutex;
@@ -23,8 +24,16 @@ fn own_servers() -> String {
     panic!("set AGENA_TEST_NAMESRV=host:port")
 }
 
+/// With `AGENA_TEST_HEADERS=ROCKETMQ` all requests have binary headers.
 pub(crate) fn config() -> ClientConfig {
-    ClientConfig::new(&name_server())
+    let header_form = match std::env::var("AGENA_TEST_HEADERS").as_deref() {
+        Ok("ROCKETMQ") => SerializeType::Rocketmq,
+        _ => SerializeType::Json,
+    };
+    ClientConfig {
+        header_form,
+        ..ClientConfig::new(&name_server())
+    }
 }
 
 /// A name that no other test and no other run uses.
