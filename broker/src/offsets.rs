@@ -1,0 +1,215 @@
+//! How far each group has consumed: the next offset per (group, topic, queue).
+//!
+//! Guarantees: an offset changes only by a commit, a reset, a clone or a removal; a pending reset hides commits until the
+//! queue was pulled once. What is in memory is folded into `config/consumerOffset.json`, whose shape is the original's,
+//! every `flushConsumerOffsetInterval` and at the stop. Apache: `ConsumerOffsetManager`.
+
+mod snapshot;
+
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use agena_protocol::bodies::DataVersion;
+use agena_protocol::offset::QueueOffset;
+use agena_protocol::queue::QueueId;
+use parking_lot::{Mutex, RwLock};
+
+use crate::snapshot_files::SnapshotFile;
+
+/// Groups are spread over this many tables, so that pulls of different groups do not meet at one lock.
+const SHARDS: usize = 16;
+
+/// A queue that a consumer may name although its topic no longer has it; above this it is nonsense.
+const QUEUES_MAX: u32 = 65_536;
+
+type Topics = HashMap<Arc<str>, Arc<Mutex<Progress>>>;
+
+/// What one group did on one topic, per queue.
+#[derive(Debug, Default)]
+struct Progress {
+    committed: BTreeMap<QueueId, QueueOffset>,
+    /// Offsets that the next pull is sent to; commits are ignored meanwhile.
+    resets: BTreeMap<QueueId, QueueOffset>,
+    /// The offset of the last pull, which shows operators what is in flight. Not kept over a restart.
+    pulled: BTreeMap<QueueId, QueueOffset>,
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// It counts.
+    Stored,
+    /// A reset is pending: the consumer has not yet heard where it stands.
+    ResetPending,
+}
+
+/// The offsets of all groups. Locks: a shard's table (read on every call), then one [`Progress`]; nothing else within.
+#[derive(Debug)]
+pub struct Offsets {
+    shards: Vec<RwLock<HashMap<Arc<str>, Topics>>>,
+    hasher: RandomState,
+    /// Counts changes; a snapshot is written only when it moved.
+    changes: AtomicU64,
+    /// The value of `changes` that the file holds.
+    saved: AtomicU64,
+    /// One version of the file per this many changes (`consumerOffsetUpdateVersionStep`).
+    version_step: u64,
+    version: Mutex<DataVersion>,
+    file: SnapshotFile,
+}
+
+impl Offsets {
+    /// Stores `offset` as the next one that `group` wants. It may lie before the former one.
+    pub fn commit(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset) -> Committed {
+        if queue.number() >= QUEUES_MAX {
+            return Committed::Stored;
+        }
+        let progress = self.progress_or_new(group, topic);
+        let mut progress = progress.lock();
+        if progress.resets.contains_key(&queue) {
+            return Committed::ResetPending;
+        }
+        progress.committed.insert(queue, offset);
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        Committed::Stored
+    }
+
+    /// The next offset that `group` wants: of a pending reset, else of the last commit.
+    pub fn query(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+        let progress = self.progress(group, topic)?;
+        let progress = progress.lock();
+        let reset = progress.resets.get(&queue);
+        reset.or_else(|| progress.committed.get(&queue)).copied()
+    }
+
+    /// Remembers where `group` pulls from.
+    pub fn pulled(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset) {
+        if queue.number() < QUEUES_MAX {
+            let progress = self.progress_or_new(group, topic);
+            progress.lock().pulled.insert(queue, offset);
+        }
+    }
+
+    /// The offset of the last pull.
+    pub fn last_pulled(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+        let progress = self.progress(group, topic)?;
+        let offset = progress.lock().pulled.get(&queue).copied();
+        offset
+    }
+
+    /// Sends the group to `offset` with its next pull, and counts it as committed already (request 222).
+    pub fn reset(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset) {
+        let progress = self.progress_or_new(group, topic);
+        let mut progress = progress.lock();
+        progress.resets.insert(queue, offset);
+        progress.committed.insert(queue, offset);
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A reset that no pull has taken yet.
+    pub fn pending_reset(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+        let progress = self.progress(group, topic)?;
+        let offset = progress.lock().resets.get(&queue).copied();
+        offset
+    }
+
+    /// Gives a pending reset to the pull that asks, once.
+    pub fn take_reset(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+        let progress = self.progress(group, topic)?;
+        let mut progress = progress.lock();
+        // Nearly no pull finds one: look before the map is touched.
+        if progress.resets.is_empty() {
+            return None;
+        }
+        progress.resets.remove(&queue)
+    }
+
+    /// Committed offsets of one group on one topic.
+    pub fn committed(&self, group: &str, topic: &str) -> BTreeMap<QueueId, QueueOffset> {
+        self.progress(group, topic)
+            .map(|progress| progress.lock().committed.clone())
+            .unwrap_or_default()
+    }
+
+    /// Topics on which `group` has committed, sorted.
+    pub fn topics_of_group(&self, group: &str) -> BTreeSet<String> {
+        let shard = self.shard(group).read();
+        let topics = shard.get(group).into_iter().flatten();
+        topics
+            .filter(|(_, progress)| !progress.lock().committed.is_empty())
+            .map(|(topic, _)| topic.to_string())
+            .collect()
+    }
+
+    /// Groups that have committed on `topic`, sorted.
+    pub fn groups_of_topic(&self, topic: &str) -> BTreeSet<String> {
+        let mut groups = BTreeSet::new();
+        for shard in &self.shards {
+            for (group, topics) in shard.read().iter() {
+                let committed = topics.get(topic).is_some_and(|p| !p.lock().committed.is_empty());
+                if committed {
+                    groups.insert(group.to_string());
+                }
+            }
+        }
+        groups
+    }
+
+    /// Every group that has committed anything, sorted.
+    pub fn groups(&self) -> BTreeSet<String> {
+        let mut groups = BTreeSet::new();
+        for shard in &self.shards {
+            groups.extend(shard.read().keys().map(ToString::to_string));
+        }
+        groups
+    }
+
+    /// Forgets a topic, for all groups.
+    pub fn remove_topic(&self, topic: &str) {
+        for shard in &self.shards {
+            let mut shard = shard.write();
+            shard.values_mut().for_each(|topics| drop(topics.remove(topic)));
+            shard.retain(|_, topics| !topics.is_empty());
+        }
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Forgets a group.
+    pub fn remove_group(&self, group: &str) {
+        self.shard(group).write().remove(group);
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Gives `to` the committed offsets of `from` on `topic`; others of `to` stay.
+    pub fn clone_group(&self, from: &str, to: &str, topic: &str) {
+        let source = self.committed(from, topic);
+        if source.is_empty() {
+            return;
+        }
+        let target = self.progress_or_new(to, topic);
+        target.lock().committed.extend(source);
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn shard(&self, group: &str) -> &RwLock<HashMap<Arc<str>, Topics>> {
+        let hash = self.hasher.hash_one(group);
+        let at = usize::try_from(hash % SHARDS as u64).unwrap_or(0);
+        &self.shards[at]
+    }
+
+    fn progress(&self, group: &str, topic: &str) -> Option<Arc<Mutex<Progress>>> {
+        self.shard(group).read().get(group)?.get(topic).cloned()
+    }
+
+    fn progress_or_new(&self, group: &str, topic: &str) -> Arc<Mutex<Progress>> {
+        if let Some(progress) = self.progress(group, topic) {
+            return progress;
+        }
+        let mut shard = self.shard(group).write();
+        let topics = shard.entry(Arc::from(group)).or_default();
+        topics.entry(Arc::from(topic)).or_default().clone()
+    }
+}

@@ -1,0 +1,299 @@
+//! C3: consumers' reads. Requests 11 and 361.
+//!
+//! A pull is checked ([`check`]), commits the offset that rides on it, and is answered at once when there is something to
+//! say; when there is nothing yet it is held ([`crate::hold`]) until a message arrives that it may want. The records in an
+//! answer are slices of the log. A pull far behind the end of the log leaves the connection's task for the bounded pool
+//! of readers, so that it can wait for the disk without anybody else waiting.
+//! Source: spec/semantics.md §4.5, §4.6; Apache: `PullMessageProcessor`.
+
+mod check;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agena_protocol::bodies::topic_config::TopicConfig;
+use agena_protocol::frame::Frame;
+use agena_protocol::headers::NoHeader;
+use agena_protocol::headers::pull::{
+    PULL_COMMIT_OFFSET, PULL_SUSPEND, PullMessageRequest, PullMessageResponse,
+};
+use agena_protocol::headers::DecodeHeader;
+use agena_protocol::offset::QueueOffset;
+use agena_protocol::queue::QueueId;
+use agena_protocol::response_code::ResponseCode;
+use agena_remoting::connection::Connection;
+use agena_remoting::reply::{Replies, ReplyTo};
+use agena_store::{ReadOutcome, ReadRequest, ReadStatus};
+
+use crate::broker::Broker;
+use crate::config::BrokerConfig;
+use crate::filter::Filter;
+use crate::groups::Group;
+use crate::hold::HeldPull;
+use crate::stats::Tally;
+
+/// The longest time a pull is held, whatever the client asks for.
+const SUSPEND_MAX: Duration = Duration::from_secs(600);
+
+/// A pull that may be served.
+#[derive(Debug)]
+pub struct Pull {
+    /// Who asks.
+    pub group: Arc<Group>,
+    /// Its name.
+    pub group_name: Arc<str>,
+    /// Of what.
+    pub topic: Arc<TopicConfig>,
+    /// Which of its queues.
+    pub queue: QueueId,
+    /// The first message wanted. Moves past messages that arrive and do not match while the pull is held.
+    pub offset: QueueOffset,
+    /// How many at most.
+    pub count_max: u32,
+    /// How many bytes at most, if the client says so.
+    pub bytes_max: Option<u32>,
+    /// Which messages are wanted.
+    pub filter: Arc<Filter>,
+}
+
+/// Serves one pull request.
+pub fn pull(
+    broker: &Arc<Broker>,
+    connection: &Arc<Connection>,
+    frame: &Frame<'_>,
+    replies: &mut Replies,
+) {
+    let config = broker.config.get();
+    let request = match PullMessageRequest::decode(&frame.ext) {
+        Ok(request) => request,
+        Err(error) => {
+            let remark = error.to_string();
+            return replies.push(frame, ResponseCode::SystemError, Some(&remark), &NoHeader);
+        }
+    };
+    let pull = match check::check(broker, &config, connection, frame, &request) {
+        Ok(pull) => pull,
+        Err(refused) => {
+            return replies.push(frame, refused.code, Some(&refused.remark), &refused.header());
+        }
+    };
+    note_progress(broker, &request, &pull);
+    let suspend = (request.sys_flag & PULL_SUSPEND != 0)
+        .then(|| suspend_time(&config, request.suspend_timeout_millis));
+    if let Some(answer) = answer_reset(broker, &pull) {
+        return push(answer, frame, replies);
+    }
+    if broker.store.is_cold(&pull.topic.topic_name, pull.queue, pull.offset) {
+        return read_aside(broker, pull, suspend, ReplyTo::of(connection, frame));
+    }
+    let answer = read(broker, &pull);
+    match suspend {
+        Some(suspend) if answer.is_nothing_yet() => {
+            park(broker, pull, ReplyTo::of(connection, frame), suspend, answer);
+        }
+        _ => push(answer, frame, replies),
+    }
+}
+
+/// The offset that rides on a pull counts whatever the read gives, but only as it arrives, not when a held pull wakes.
+fn note_progress(broker: &Broker, request: &PullMessageRequest<'_>, pull: &Pull) {
+    let (group, topic) = (request.consumer_group, request.topic);
+    if request.sys_flag & PULL_COMMIT_OFFSET != 0
+        && let Some(offset) = QueueOffset::from_wire(request.commit_offset)
+    {
+        broker.offsets.commit(group, topic, pull.queue, offset);
+    }
+    broker.offsets.pulled(group, topic, pull.queue, pull.offset);
+}
+
+fn suspend_time(config: &BrokerConfig, asked_ms: i64) -> Duration {
+    if !config.long_polling_enable {
+        return config.short_polling_time;
+    }
+    Duration::from_millis(u64::try_from(asked_ms).unwrap_or(0)).min(SUSPEND_MAX)
+}
+
+/// What a pull is answered.
+#[derive(Debug)]
+struct Answer {
+    code: ResponseCode,
+    remark: &'static str,
+    header: PullMessageResponse,
+    records: Vec<bytes::Bytes>,
+}
+
+impl Answer {
+    /// Nothing there yet: worth waiting for.
+    fn is_nothing_yet(&self) -> bool {
+        self.code == ResponseCode::PullNotFound
+    }
+}
+
+fn push(answer: Answer, frame: &Frame<'_>, replies: &mut Replies) {
+    let remark = Some(answer.remark);
+    replies.push_with_body(frame, answer.code, remark, &answer.header, answer.records);
+}
+
+fn reply(answer: Answer, reply_to: ReplyTo) {
+    reply_to.reply(answer.code, Some(answer.remark), &answer.header, answer.records);
+}
+
+/// A reset that an operator asked for reaches the consumer with its next pull of that queue, once.
+fn answer_reset(broker: &Broker, pull: &Pull) -> Option<Answer> {
+    let topic = &pull.topic.topic_name;
+    let offset = broker.offsets.take_reset(&pull.group_name, topic, pull.queue)?;
+    Some(Answer {
+        code: ResponseCode::PullOffsetMoved,
+        remark: "OFFSET_RESET",
+        header: PullMessageResponse {
+            next_begin_offset: offset.wire(),
+            min_offset: broker.store.min_offset(topic, pull.queue).wire(),
+            max_offset: broker.store.max_offset(topic, pull.queue).wire(),
+            ..empty_header(pull)
+        },
+        records: Vec::new(),
+    })
+}
+
+fn read(broker: &Broker, pull: &Pull) -> Answer {
+    let topic = &pull.topic.topic_name;
+    let request = ReadRequest {
+        topic,
+        queue_id: pull.queue,
+        offset: pull.offset,
+        count_max: pull.count_max,
+        bytes_max: pull.bytes_max,
+    };
+    let outcome = broker.store.read(&request, &*pull.filter);
+    let now_ms = broker.clock.now_ms();
+    let answer = answer_of(pull, outcome);
+    if answer.records.is_empty() {
+        broker.stats.missed(now_ms);
+    } else {
+        let tally = Tally {
+            times: 1,
+            messages: answer.records.len() as u64,
+            bytes: answer.records.iter().map(|record| record.len() as u64).sum(),
+        };
+        broker.stats.got(&pull.group_name, topic, tally, now_ms);
+    }
+    answer
+}
+
+/// The code and remark of each status; the offsets are the store's.
+fn answer_of(pull: &Pull, outcome: ReadOutcome) -> Answer {
+    let asked_for_first = pull.offset == QueueOffset::new(0);
+    let moved_unless_first = if asked_for_first {
+        ResponseCode::PullNotFound
+    } else {
+        ResponseCode::PullOffsetMoved
+    };
+    let (code, remark) = match outcome.status {
+        ReadStatus::Found => (ResponseCode::Success, "FOUND"),
+        ReadStatus::NoMatchedMessage => (ResponseCode::PullRetryImmediately, "NO_MATCHED_MESSAGE"),
+        ReadStatus::MessageWasRemoving => {
+            (ResponseCode::PullRetryImmediately, "MESSAGE_WAS_REMOVING")
+        }
+        ReadStatus::NoMessageInQueue => (moved_unless_first, "NO_MESSAGE_IN_QUEUE"),
+        ReadStatus::NoMatchedLogicQueue => (moved_unless_first, "NO_MATCHED_LOGIC_QUEUE"),
+        ReadStatus::OffsetFoundNull => (ResponseCode::PullNotFound, "OFFSET_FOUND_NULL"),
+        ReadStatus::OffsetOverflowOne => (ResponseCode::PullNotFound, "OFFSET_OVERFLOW_ONE"),
+        ReadStatus::OffsetOverflowBadly => (ResponseCode::PullOffsetMoved, "OFFSET_OVERFLOW_BADLY"),
+        ReadStatus::OffsetTooSmall => (ResponseCode::PullOffsetMoved, "OFFSET_TOO_SMALL"),
+    };
+    Answer {
+        code,
+        remark,
+        header: PullMessageResponse {
+            next_begin_offset: outcome.next_offset.wire(),
+            min_offset: outcome.min_offset.wire(),
+            max_offset: outcome.max_offset.wire(),
+            ..empty_header(pull)
+        },
+        records: outcome.records,
+    }
+}
+
+/// Consumers go on reading here: slaves do not serve reads yet, so there is no other broker to suggest.
+fn empty_header(pull: &Pull) -> PullMessageResponse {
+    PullMessageResponse {
+        suggest_which_broker_id: 0,
+        next_begin_offset: 0,
+        min_offset: 0,
+        max_offset: 0,
+        offset_delta: None,
+        topic_sys_flag: Some(pull.topic.topic_sys_flag),
+        group_sys_flag: Some(pull.group.sys_flag()),
+        forbidden_type: None,
+    }
+}
+
+/// Reads on the pool. When the pool is full the client is told to come back: it does so after a pause of its own.
+fn read_aside(broker: &Arc<Broker>, pull: Pull, suspend: Option<Duration>, reply_to: ReplyTo) {
+    let readers = broker.clone();
+    let job = move || {
+        let answer = read(&readers, &pull);
+        match suspend {
+            Some(suspend) if answer.is_nothing_yet() => {
+                park(&readers, pull, reply_to, suspend, answer);
+            }
+            _ => reply(answer, reply_to),
+        }
+    };
+    broker.readers.run(job);
+}
+
+/// Holds a pull that found nothing. A message that came between the read and the hold was missed by both, so the queue's
+/// end is looked at once more.
+fn park(broker: &Arc<Broker>, pull: Pull, reply_to: ReplyTo, suspend: Duration, answer: Answer) {
+    let deadline = broker.clock.monotonic() + suspend;
+    let (topic, queue, offset) = (pull.topic.clone(), pull.queue, pull.offset);
+    match broker.hold.park(pull, reply_to, deadline) {
+        Ok(()) => {
+            let end = broker.store.max_offset(&topic.topic_name, queue);
+            if end > offset {
+                broker.hold.look_again(&topic.topic_name, queue, end);
+                answer_ready(broker);
+            }
+        }
+        Err((_, reply_to)) => reply(answer, reply_to),
+    }
+}
+
+/// Answers pulls that messages have woken.
+pub fn answer_ready(broker: &Broker) {
+    for held in broker.hold.take_ready() {
+        answer_held(broker, held);
+    }
+}
+
+/// Answers a held pull with what there is now, if anybody still listens.
+fn answer_held(broker: &Broker, held: HeldPull) {
+    if held.reply_to.connection().is_open() {
+        let answer = answer_reset(broker, &held.pull).unwrap_or_else(|| read(broker, &held.pull));
+        reply(answer, held.reply_to);
+    }
+}
+
+/// Answers held pulls at their deadlines, until the broker stops.
+pub async fn answer_expired(broker: Arc<Broker>) {
+    let mut stopping = broker.stopping();
+    loop {
+        let now = broker.clock.monotonic();
+        let (expired, next) = broker.hold.expired(now);
+        for held in expired {
+            answer_held(&broker, held);
+        }
+        let pause = async {
+            match next {
+                Some(deadline) => tokio::time::sleep(deadline.saturating_sub(now)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = pause => {}
+            () = broker.hold.earlier_deadline() => {}
+            _ = stopping.wait_for(|stops| *stops) => return,
+        }
+    }
+}
