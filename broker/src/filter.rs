@@ -8,7 +8,7 @@ pub mod sql92;
 
 use std::sync::Arc;
 
-use agena_protocol::bodies::SubscriptionData;
+use agena_protocol::bodies::subscription::SubscriptionData;
 use agena_protocol::properties::Properties;
 use agena_protocol::record::RecordView;
 use agena_protocol::tags::tags_code;

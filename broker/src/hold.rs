@@ -45,8 +45,10 @@ pub struct Arrival<'a> {
     pub topic: &'a str,
     /// Its queue.
     pub queue: QueueId,
-    /// Its offset.
+    /// Its offset; of an inner batch the first.
     pub offset: QueueOffset,
+    /// More than one in an inner batch.
+    pub messages: u16,
     /// Hash of its tag.
     pub tags_code: i64,
     /// Its properties.
@@ -145,7 +147,7 @@ impl Hold {
     /// The queue may have grown past pulls that were just parked: those behind `end` become ready.
     pub fn look_again(&self, topic: &str, queue: QueueId, end: QueueOffset) {
         let mut waiting = self.waiting.lock();
-        waiting.take_where(topic, queue, |pull| pull.offset < end);
+        waiting.take_where(topic, queue, |pull| pull.offset < end.wire());
         self.note_ready(&waiting);
     }
 
@@ -159,6 +161,11 @@ impl Hold {
     fn note_ready(&self, waiting: &Waiting) {
         self.count.store(waiting.deadlines.len(), Ordering::SeqCst);
         self.has_ready.store(!waiting.ready.is_empty(), Ordering::Release);
+    }
+
+    /// Whether [`Hold::take_ready`] has something to give.
+    pub fn has_ready(&self) -> bool {
+        self.has_ready.load(Ordering::Acquire)
     }
 
     /// Pulls that became ready, to be answered by the caller.
@@ -200,14 +207,15 @@ impl Waiting {
 
     fn wake(&mut self, arrival: &Arrival<'_>) {
         self.take_where(arrival.topic, arrival.queue, |pull| {
-            if pull.offset > arrival.offset {
+            let behind = arrival.offset.wire() + i64::from(arrival.messages.max(1));
+            if pull.offset >= behind {
                 return false;
             }
             if pull.filter.matches(arrival.tags_code, &arrival.properties) {
                 return true;
             }
-            if pull.offset == arrival.offset {
-                pull.offset = pull.offset.plus(1);
+            if pull.offset >= arrival.offset.wire() {
+                pull.offset = behind;
             }
             false
         });

@@ -12,7 +12,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agena_protocol::bodies::DataVersion;
+use agena_protocol::bodies::data_version::DataVersion;
 use agena_protocol::offset::QueueOffset;
 use agena_protocol::queue::QueueId;
 use parking_lot::{Mutex, RwLock};

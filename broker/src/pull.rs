@@ -23,13 +23,14 @@ use agena_protocol::queue::QueueId;
 use agena_protocol::response_code::ResponseCode;
 use agena_remoting::connection::Connection;
 use agena_remoting::reply::{Replies, ReplyTo};
-use agena_store::{ReadOutcome, ReadRequest, ReadStatus};
+use agena_store::{ReadOutcome, ReadRequest, ReadStatus, Residency};
 
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::filter::Filter;
 use crate::groups::Group;
 use crate::hold::HeldPull;
+use crate::pool::Turn;
 use crate::stats::Tally;
 
 /// The longest time a pull is held, whatever the client asks for.
@@ -40,18 +41,17 @@ const SUSPEND_MAX: Duration = Duration::from_secs(600);
 pub struct Pull {
     /// Who asks.
     pub group: Arc<Group>,
-    /// Its name.
-    pub group_name: Arc<str>,
     /// Of what.
     pub topic: Arc<TopicConfig>,
     /// Which of its queues.
     pub queue: QueueId,
-    /// The first message wanted. Moves past messages that arrive and do not match while the pull is held.
-    pub offset: QueueOffset,
+    /// The first message wanted, as asked: a negative number lies in front of every queue. Moves past messages that
+    /// arrive and do not match while the pull is held.
+    pub offset: i64,
     /// How many at most.
-    pub count_max: u32,
+    pub messages_max: usize,
     /// How many bytes at most, if the client says so.
-    pub bytes_max: Option<u32>,
+    pub bytes_max: Option<usize>,
     /// Which messages are wanted.
     pub filter: Arc<Filter>,
 }
@@ -83,15 +83,14 @@ pub fn pull(
     if let Some(answer) = answer_reset(broker, &pull) {
         return push(answer, frame, replies);
     }
-    if broker.store.is_cold(&pull.topic.topic_name, pull.queue, pull.offset) {
-        return read_aside(broker, pull, suspend, ReplyTo::of(connection, frame));
-    }
-    let answer = read(broker, &pull);
-    match suspend {
-        Some(suspend) if answer.is_nothing_yet() => {
-            park(broker, pull, ReplyTo::of(connection, frame), suspend, answer);
-        }
-        _ => push(answer, frame, replies),
+    match read(broker, &pull, Residency::MemoryOnly) {
+        None => read_aside(broker, pull, suspend, ReplyTo::of(connection, frame)),
+        Some(answer) => match suspend {
+            Some(suspend) if answer.is_nothing_yet() => {
+                park(broker, pull, ReplyTo::of(connection, frame), suspend, answer);
+            }
+            _ => push(answer, frame, replies),
+        },
     }
 }
 
@@ -103,7 +102,9 @@ fn note_progress(broker: &Broker, request: &PullMessageRequest<'_>, pull: &Pull)
     {
         broker.offsets.commit(group, topic, pull.queue, offset);
     }
-    broker.offsets.pulled(group, topic, pull.queue, pull.offset);
+    if let Some(offset) = QueueOffset::from_wire(pull.offset) {
+        broker.offsets.pulled(group, topic, pull.queue, offset);
+    }
 }
 
 fn suspend_time(config: &BrokerConfig, asked_ms: i64) -> Duration {
@@ -141,7 +142,7 @@ fn reply(answer: Answer, reply_to: ReplyTo) {
 /// A reset that an operator asked for reaches the consumer with its next pull of that queue, once.
 fn answer_reset(broker: &Broker, pull: &Pull) -> Option<Answer> {
     let topic = &pull.topic.topic_name;
-    let offset = broker.offsets.take_reset(&pull.group_name, topic, pull.queue)?;
+    let offset = broker.offsets.take_reset(pull.group.name(), topic, pull.queue)?;
     Some(Answer {
         code: ResponseCode::PullOffsetMoved,
         remark: "OFFSET_RESET",
@@ -155,34 +156,38 @@ fn answer_reset(broker: &Broker, pull: &Pull) -> Option<Answer> {
     })
 }
 
-fn read(broker: &Broker, pull: &Pull) -> Answer {
+/// What the store has for a pull; `None` when that has to be fetched from the device first.
+fn read(broker: &Broker, pull: &Pull, residency: Residency) -> Option<Answer> {
     let topic = &pull.topic.topic_name;
     let request = ReadRequest {
         topic,
         queue_id: pull.queue,
         offset: pull.offset,
-        count_max: pull.count_max,
+        messages_max: pull.messages_max,
         bytes_max: pull.bytes_max,
+        residency,
     };
     let outcome = broker.store.read(&request, &*pull.filter);
+    if outcome.status == ReadStatus::NotResident {
+        return None;
+    }
     let now_ms = broker.clock.now_ms();
-    let answer = answer_of(pull, outcome);
-    if answer.records.is_empty() {
+    if outcome.records.is_empty() {
         broker.stats.missed(now_ms);
     } else {
         let tally = Tally {
             times: 1,
-            messages: answer.records.len() as u64,
-            bytes: answer.records.iter().map(|record| record.len() as u64).sum(),
+            messages: outcome.messages as u64,
+            bytes: outcome.bytes as u64,
         };
-        broker.stats.got(&pull.group_name, topic, tally, now_ms);
+        broker.stats.got(pull.group.name(), topic, tally, now_ms);
     }
-    answer
+    Some(answer_of(pull, outcome))
 }
 
 /// The code and remark of each status; the offsets are the store's.
 fn answer_of(pull: &Pull, outcome: ReadOutcome) -> Answer {
-    let asked_for_first = pull.offset == QueueOffset::new(0);
+    let asked_for_first = pull.offset == 0;
     let moved_unless_first = if asked_for_first {
         ResponseCode::PullNotFound
     } else {
@@ -195,11 +200,13 @@ fn answer_of(pull: &Pull, outcome: ReadOutcome) -> Answer {
             (ResponseCode::PullRetryImmediately, "MESSAGE_WAS_REMOVING")
         }
         ReadStatus::NoMessageInQueue => (moved_unless_first, "NO_MESSAGE_IN_QUEUE"),
-        ReadStatus::NoMatchedLogicQueue => (moved_unless_first, "NO_MATCHED_LOGIC_QUEUE"),
         ReadStatus::OffsetFoundNull => (ResponseCode::PullNotFound, "OFFSET_FOUND_NULL"),
         ReadStatus::OffsetOverflowOne => (ResponseCode::PullNotFound, "OFFSET_OVERFLOW_ONE"),
         ReadStatus::OffsetOverflowBadly => (ResponseCode::PullOffsetMoved, "OFFSET_OVERFLOW_BADLY"),
         ReadStatus::OffsetTooSmall => (ResponseCode::PullOffsetMoved, "OFFSET_TOO_SMALL"),
+        ReadStatus::NotResident | ReadStatus::Failed => {
+            (ResponseCode::SystemError, "store getMessage return null")
+        }
     };
     Answer {
         code,
@@ -231,8 +238,14 @@ fn empty_header(pull: &Pull) -> PullMessageResponse {
 /// Reads on the pool. When the pool is full the client is told to come back: it does so after a pause of its own.
 fn read_aside(broker: &Arc<Broker>, pull: Pull, suspend: Option<Duration>, reply_to: ReplyTo) {
     let readers = broker.clone();
-    let job = move || {
-        let answer = read(&readers, &pull);
+    let job = move |turn| {
+        if turn == Turn::Full {
+            let remark = "too many pulls wait for the disk";
+            return reply_to.reply(ResponseCode::SystemBusy, Some(remark), &NoHeader, []);
+        }
+        let Some(answer) = read(&readers, &pull, Residency::Anywhere) else {
+            return;
+        };
         match suspend {
             Some(suspend) if answer.is_nothing_yet() => {
                 park(&readers, pull, reply_to, suspend, answer);
@@ -251,7 +264,7 @@ fn park(broker: &Arc<Broker>, pull: Pull, reply_to: ReplyTo, suspend: Duration, 
     match broker.hold.park(pull, reply_to, deadline) {
         Ok(()) => {
             let end = broker.store.max_offset(&topic.topic_name, queue);
-            if end > offset {
+            if end.wire() > offset {
                 broker.hold.look_again(&topic.topic_name, queue, end);
                 answer_ready(broker);
             }
@@ -261,17 +274,22 @@ fn park(broker: &Arc<Broker>, pull: Pull, reply_to: ReplyTo, suspend: Duration, 
 }
 
 /// Answers pulls that messages have woken.
-pub fn answer_ready(broker: &Broker) {
+pub fn answer_ready(broker: &Arc<Broker>) {
     for held in broker.hold.take_ready() {
         answer_held(broker, held);
     }
 }
 
 /// Answers a held pull with what there is now, if anybody still listens.
-fn answer_held(broker: &Broker, held: HeldPull) {
-    if held.reply_to.connection().is_open() {
-        let answer = answer_reset(broker, &held.pull).unwrap_or_else(|| read(broker, &held.pull));
-        reply(answer, held.reply_to);
+fn answer_held(broker: &Arc<Broker>, held: HeldPull) {
+    if !held.reply_to.connection().is_open() {
+        return;
+    }
+    let answer = answer_reset(broker, &held.pull)
+        .or_else(|| read(broker, &held.pull, Residency::MemoryOnly));
+    match answer {
+        Some(answer) => reply(answer, held.reply_to),
+        None => read_aside(broker, held.pull, None, held.reply_to),
     }
 }
 

@@ -38,9 +38,10 @@ pub struct Stats {
     put_bytes: AtomicU64,
     gets: AtomicU64,
     put_rate: Rate,
-    /// Pulls that found something, pulls that found nothing, and messages given.
+    /// Pulls that found something, pulls that found nothing, both, and messages given.
     found_rate: Rate,
     miss_rate: Rate,
+    pull_rate: Rate,
     transferred_rate: Rate,
     mornings: Mutex<Mornings>,
     topic_puts: NameTable<Meter>,
@@ -70,6 +71,7 @@ impl Stats {
             put_rate: Rate::default(),
             found_rate: Rate::default(),
             miss_rate: Rate::default(),
+            pull_rate: Rate::default(),
             transferred_rate: Rate::default(),
             mornings: Mutex::default(),
             topic_puts: NameTable::default(),
@@ -99,6 +101,7 @@ impl Stats {
     pub fn got(&self, group: &str, topic: &str, tally: Tally, now_ms: i64) {
         self.gets.fetch_add(tally.messages, Ordering::Relaxed);
         self.found_rate.add(now_ms, 1);
+        self.pull_rate.add(now_ms, 1);
         self.transferred_rate.add(now_ms, tally.messages);
         self.broker_gets.add(now_ms, tally);
         by_group(&self.group_gets, topic, group, |meter| meter.add(now_ms, tally));
@@ -107,6 +110,7 @@ impl Stats {
     /// A pull found nothing.
     pub fn missed(&self, now_ms: i64) {
         self.miss_rate.add(now_ms, 1);
+        self.pull_rate.add(now_ms, 1);
     }
 
     /// `group` sent a message of `topic` back for another try.

@@ -129,13 +129,21 @@ pub struct SemicolonList(
     pub Vec<String>,
 );
 
-impl Setting for SemicolonList {
-    fn parse(text: &str) -> Result<Self, &'static str> {
+impl SemicolonList {
+    /// The parts of `text`.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
         let parts = text
             .split(';')
             .map(str::trim)
             .filter(|part| !part.is_empty());
-        Ok(Self(parts.map(str::to_owned).collect()))
+        Self(parts.map(str::to_owned).collect())
+    }
+}
+
+impl Setting for SemicolonList {
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        Ok(Self::of(text))
     }
 
     fn text(&self) -> String {

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agena_protocol::bodies::DataVersion;
+use agena_protocol::bodies::data_version::DataVersion;
 use agena_protocol::fastjson;
 use agena_protocol::offset::QueueOffset;
 use agena_protocol::queue::QueueId;
@@ -72,6 +72,12 @@ impl Offsets {
         let mut shard = self.shard(group).write();
         let topics = shard.entry(Arc::from(group)).or_default();
         topics.insert(Arc::from(topic), Arc::new(Mutex::new(progress)));
+    }
+
+    /// The file has every change.
+    #[must_use]
+    pub fn is_saved(&self) -> bool {
+        self.changes.load(Ordering::Acquire) == self.saved.load(Ordering::Acquire)
     }
 
     /// Writes the file if anything changed since it was written.

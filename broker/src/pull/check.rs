@@ -6,7 +6,6 @@ use agena_protocol::bodies::topic_config::TopicConfig;
 use agena_protocol::frame::Frame;
 use agena_protocol::headers::pull::{PULL_SUBSCRIPTION, PullMessageRequest};
 use agena_protocol::headers::{FieldSink, FieldValue, Header};
-use agena_protocol::offset::QueueOffset;
 use agena_protocol::queue::QueueId;
 use agena_protocol::request_code::RequestCode;
 use agena_protocol::response_code::ResponseCode;
@@ -93,13 +92,12 @@ pub(super) fn check(
         ));
     }
     Ok(Pull {
-        group_name: group.name(),
         group,
         topic,
         queue,
-        offset: QueueOffset::from_wire(request.queue_offset).unwrap_or(QueueOffset::new(0)),
-        count_max: u32::try_from(request.max_msg_nums).unwrap_or(0),
-        bytes_max: request.max_msg_bytes.and_then(|bytes| u32::try_from(bytes).ok()),
+        offset: request.queue_offset,
+        messages_max: usize::try_from(request.max_msg_nums).unwrap_or(0),
+        bytes_max: request.max_msg_bytes.and_then(|bytes| usize::try_from(bytes).ok()),
         filter,
     })
 }

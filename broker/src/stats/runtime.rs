@@ -1,0 +1,94 @@
+//! What `brokerStatus` and `clusterList` show (request 28): keys and text forms as the original has them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use agena_protocol::bodies::names::KVTable;
+use agena_protocol::command::VERSION_5_3_3;
+
+use super::Stats;
+use crate::broker::Broker;
+
+/// The pools that the original shows; there are none of them here, so nothing ever waits in one.
+const POOLS: [(&str, &str); 5] = [
+    ("send", "10000"),
+    ("pull", "100000"),
+    ("query", "20000"),
+    ("litePull", "100000"),
+    ("ack", "100000"),
+];
+
+impl Stats {
+    /// The table of request 28.
+    #[must_use]
+    pub fn runtime_table(&self, broker: &Broker) -> KVTable {
+        let mut table = BTreeMap::new();
+        self.add_totals(broker, &mut table);
+        add_store(broker, &mut table);
+        for (pool, capacity) in POOLS {
+            table.insert(format!("{pool}ThreadPoolQueueSize"), "0".to_owned());
+            table.insert(format!("{pool}ThreadPoolQueueCapacity"), capacity.to_owned());
+            table.insert(format!("{pool}ThreadPoolQueueHeadWaitTimeMills"), "0".to_owned());
+        }
+        let mut set = |key: &str, value: &str| table.insert(key.to_owned(), value.to_owned());
+        set("EndTransactionQueueSize", "0");
+        set("EndTransactionThreadPoolQueueCapacity", "100000");
+        set("timerReadBehind", "0");
+        set("timerOffsetBehind", "0");
+        set("timerCongestNum", "0");
+        set("timerEnqueueTps", "0.0");
+        set("timerDequeueTps", "0.0");
+        KVTable { table }
+    }
+
+    fn add_totals(&self, broker: &Broker, table: &mut BTreeMap<String, String>) {
+        let now_ms = broker.clock.now_ms();
+        let uptime = u64::try_from((now_ms - self.boot_ms) / 1000).unwrap_or(0);
+        let puts = self.puts.load(Ordering::Relaxed);
+        let mornings = *self.mornings.lock();
+        let mut set = |key: &str, value: String| table.insert(key.to_owned(), value);
+        set("brokerVersion", VERSION_5_3_3.to_string());
+        set("brokerVersionDesc", "V5_3_3".to_owned());
+        set("brokerActive", "true".to_owned());
+        set("bootTimestamp", self.boot_ms.to_string());
+        set("runtime", runtime_text(Duration::from_secs(uptime)));
+        set("msgPutTotalYesterdayMorning", mornings.put_yesterday.to_string());
+        set("msgPutTotalTodayMorning", mornings.put_today.to_string());
+        set("msgPutTotalTodayNow", puts.to_string());
+        set("msgGetTotalYesterdayMorning", mornings.got_yesterday.to_string());
+        set("msgGetTotalTodayMorning", mornings.got_today.to_string());
+        set("msgGetTotalTodayNow", self.gets.load(Ordering::Relaxed).to_string());
+        set("putTps", self.put_rate.text(now_ms, uptime));
+        set("getFoundTps", self.found_rate.text(now_ms, uptime));
+        set("getMissTps", self.miss_rate.text(now_ms, uptime));
+        set("getTotalTps", self.pull_rate.text(now_ms, uptime));
+        set("getTransferredTps", self.transferred_rate.text(now_ms, uptime));
+        set("putMessageTimesTotal", puts.to_string());
+        set("putMessageFailedTimes", self.put_failures.load(Ordering::Relaxed).to_string());
+        let bytes = self.put_bytes.load(Ordering::Relaxed);
+        set("putMessageSizeTotal", bytes.to_string());
+        set("putMessageAverageSize", average(bytes, puts));
+        set(
+            "startAcceptSendRequestTimeStamp",
+            broker.config.get().start_accept_send_request_time_stamp.to_string(),
+        );
+    }
+}
+
+/// Days to seconds, in the original's brackets.
+fn runtime_text(uptime: Duration) -> String {
+    let seconds = uptime.as_secs();
+    format!(
+        "[ {} days, {} hours, {} minutes, {} seconds ]",
+        seconds / 86_400,
+        seconds / 3600 % 24,
+        seconds / 60 % 60,
+        seconds % 60
+    )
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an average shown to operators")]
+fn average(sum: u64, count: u64) -> String {
+    format!("{:?}", sum as f64 / count.max(1) as f64)
+}
