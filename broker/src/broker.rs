@@ -23,6 +23,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::config::{BrokerConfig, ConfigCell, ConfigError, UpdateError};
+use crate::delay::Delay;
 use crate::groups::Groups;
 use crate::hold::{Arrival, Hold};
 use crate::offsets::Offsets;
@@ -94,6 +95,7 @@ pub struct Broker {
     pub(crate) offsets: Offsets,
     pub(crate) order_locks: OrderLocks,
     pub(crate) hold: Arc<Hold>,
+    pub(crate) delay: Arc<Delay>,
     pub(crate) stats: Stats,
     pub(crate) registration: Arc<Registration>,
     pub(crate) unique_ids: UniqueIds,
@@ -115,6 +117,40 @@ impl Broker {
     /// [`StartError`]; nothing is left running.
     pub async fn start(config: BrokerConfig) -> Result<RunningBroker, StartError> {
         start(config, None).await
+    }
+
+    /// A broker with an empty store in a directory of its own, on free ports of the loopback, known to no name server.
+    /// The directory goes when the [`RunningBroker`] does.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    #[cfg(feature = "temp")]
+    pub async fn temp() -> Result<RunningBroker, StartError> {
+        Self::temp_with(BrokerConfig::default()).await
+    }
+
+    /// [`Broker::temp`] with settings of one's own; address, ports and directory are chosen here.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    #[cfg(feature = "temp")]
+    pub async fn temp_with(mut config: BrokerConfig) -> Result<RunningBroker, StartError> {
+        let directory = tempfile::tempdir().map_err(|source| StartError::System {
+            what: "no temporary directory",
+            source,
+        })?;
+        config.store_path_root_dir = directory.path().display().to_string();
+        config.store_path_commit_log = String::new();
+        "127.0.0.1".clone_into(&mut config.broker_ip1);
+        "127.0.0.1".clone_into(&mut config.bind_address);
+        config.listen_port = 0;
+        // A thousandth of the original's sizes: tests come in hundreds.
+        config.mapped_file_size_commit_log = config.mapped_file_size_commit_log.min(16 << 20);
+        config.max_hash_slot_num = config.max_hash_slot_num.min(5000);
+        config.max_index_num = config.max_index_num.min(20_000);
+        let mut running = start(config, None).await?;
+        running.directory = Some(directory);
+        Ok(running)
     }
 
     /// Becomes true once, when the broker stops.
@@ -158,10 +194,16 @@ impl Broker {
         Ok(())
     }
 
-    /// Writes what is kept beside the log.
+    /// Writes what is kept beside the log. The log is closed, so all that the files speak of is on the device.
     fn save(&self) {
         let now_ms = self.clock.now_ms();
-        for saved in [self.offsets.save(now_ms), self.topics.save(), self.groups.save()] {
+        let saved = [
+            self.delay.save_at_stop(),
+            self.offsets.save(now_ms),
+            self.topics.save(),
+            self.groups.save(),
+        ];
+        for saved in saved {
             if let Err(error) = saved {
                 tracing::error!(%error, "a file under config/ is not up to date");
             }
@@ -171,7 +213,9 @@ impl Broker {
 
 impl std::fmt::Debug for Broker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Broker").field("identity", &self.identity).finish_non_exhaustive()
+        f.debug_struct("Broker")
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
     }
 }
 
@@ -184,7 +228,7 @@ pub struct RunningBroker {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     /// A directory that goes with the broker.
     #[cfg(feature = "temp")]
-    _directory: Option<tempfile::TempDir>,
+    directory: Option<tempfile::TempDir>,
 }
 
 impl RunningBroker {
@@ -197,7 +241,9 @@ impl RunningBroker {
     /// Where it listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.listeners.first().map_or(self.addr(), Server::local_addr)
+        self.listeners
+            .first()
+            .map_or(self.addr(), Server::local_addr)
     }
 
     /// Who it is to others.
@@ -230,9 +276,11 @@ impl RunningBroker {
         let closing = move || {
             broker.readers.stop();
             broker.clerks.stop();
+            broker.delay.stop();
+            let closed = broker.store.close();
             broker.save();
             broker.saver.stop();
-            broker.store.close()
+            closed
         };
         match tokio::task::spawn_blocking(closing).await {
             Ok(closed) => closed,
@@ -244,6 +292,8 @@ impl RunningBroker {
 /// Hears from the store what consumers may now see, and passes it to those who wait for it.
 struct Arrivals {
     hold: Arc<Hold>,
+    /// Set when the store is open. Before that there is nothing to deliver.
+    delay: OnceLock<Arc<Delay>>,
     /// Set once the broker is built. Before that nobody waits.
     broker: OnceLock<Weak<Broker>>,
 }
@@ -252,6 +302,9 @@ impl Observer for Arrivals {
     fn dispatched(&self, record: &Dispatched<'_>) {
         if record.recovering {
             return;
+        }
+        if let Some(delay) = self.delay.get() {
+            delay.arrived(record.topic(), record.queue_id());
         }
         self.hold.arrived(&Arrival {
             topic: record.topic(),
@@ -306,7 +359,9 @@ async fn keep_offsets(broker: Arc<Broker>) {
             let saved = move || saving.offsets.save(saving.clock.now_ms());
             match tokio::task::spawn_blocking(saved).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(%error, "consumer offsets are not saved; trying again"),
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "consumer offsets are not saved; trying again")
+                }
                 Err(error) => tracing::error!(%error, "saving consumer offsets panicked"),
             }
         }

@@ -33,7 +33,12 @@ struct Flags {
     #[arg(short, long = "configFile", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Name servers, host:port separated by `;`. Overrides the file.
-    #[arg(short, long = "namesrvAddr", value_name = "HOST:PORT[;…]", env = "NAMESRV_ADDR")]
+    #[arg(
+        short,
+        long = "namesrvAddr",
+        value_name = "HOST:PORT[;…]",
+        env = "NAMESRV_ADDR"
+    )]
     namesrv: Option<String>,
     /// Print every configuration key with its value, and exit.
     #[arg(short = 'p', long = "printConfigItem")]

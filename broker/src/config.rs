@@ -202,6 +202,8 @@ broker_config! {
     timer_max_delay: Seconds = "timerMaxDelaySec", Seconds(259_200);
     /// Granularity of deliver times.
     timer_precision: Duration = "timerPrecisionMs", Duration::from_secs(1);
+    /// A timer that is further ahead than this many steps of `timerPrecisionMs` is looked at again in between.
+    timer_roll_window_slots: u32 = "timerRollWindowSlot", 172_800;
     /// Whether a timer message can be called back.
     recall_message_enable: bool = "recallMessageEnable", false;
     /// Age at which a half message is asked about for the first time.

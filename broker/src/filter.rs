@@ -85,8 +85,7 @@ impl Filter {
             return Ok(Self::All);
         }
         let tags = expression.split("||").map(str::trim);
-        let codes: SmallVec<[i64; 4]> =
-            tags.filter(|tag| !tag.is_empty()).map(tags_code).collect();
+        let codes: SmallVec<[i64; 4]> = tags.filter(|tag| !tag.is_empty()).map(tags_code).collect();
         if codes.is_empty() {
             return Err(FilterError::NoTag);
         }
@@ -151,7 +150,10 @@ mod tests {
     #[test]
     fn expressions_that_say_nothing_are_refused() {
         assert_eq!(Filter::parse(None, "||"), Err(FilterError::NoTag));
-        assert!(matches!(Filter::parse(Some(SQL92), "a >"), Err(FilterError::Sql92(_))));
+        assert!(matches!(
+            Filter::parse(Some(SQL92), "a >"),
+            Err(FilterError::Sql92(_))
+        ));
         assert_eq!(
             Filter::parse(Some("CLASS"), "x"),
             Err(FilterError::UnknownType("CLASS".to_owned()))

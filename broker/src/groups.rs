@@ -241,6 +241,32 @@ impl Group {
         }
     }
 
+    /// Its name; empty for one without settings, which no look-up gives.
+    pub fn name(&self) -> &str {
+        self.config.as_ref().map_or("", |config| &config.group_name)
+    }
+
+    /// May consume at all.
+    pub fn may_consume(&self) -> bool {
+        self.config
+            .as_ref()
+            .is_some_and(|config| config.consume_enable)
+    }
+
+    /// May consume by broadcasting.
+    pub fn may_broadcast(&self) -> bool {
+        self.config
+            .as_ref()
+            .is_some_and(|config| config.consume_broadcast_enable)
+    }
+
+    /// The bits that pull answers carry.
+    pub fn sys_flag(&self) -> i32 {
+        self.config
+            .as_ref()
+            .map_or(0, |config| config.group_sys_flag)
+    }
+
     /// Whether `topic` is forbidden to this group.
     pub fn forbids_reading(&self, topic: &str) -> bool {
         let bits = self.forbidden.get(topic).copied().unwrap_or(0);

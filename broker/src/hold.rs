@@ -104,7 +104,12 @@ impl Hold {
     }
 
     /// Lets a pull wait until `deadline`; gives it back when too many wait.
-    pub fn park(&self, pull: Pull, reply_to: ReplyTo, deadline: Duration) -> Result<(), (Pull, ReplyTo)> {
+    pub fn park(
+        &self,
+        pull: Pull,
+        reply_to: ReplyTo,
+        deadline: Duration,
+    ) -> Result<(), (Pull, ReplyTo)> {
         let mut waiting = self.waiting.lock();
         if waiting.deadlines.len() >= self.count_max {
             return Err((pull, reply_to));
@@ -114,7 +119,10 @@ impl Hold {
             number: waiting.next_number,
         };
         waiting.next_number += 1;
-        let is_first = waiting.deadlines.first_key_value().is_none_or(|(first, _)| ticket < *first);
+        let is_first = waiting
+            .deadlines
+            .first_key_value()
+            .is_none_or(|(first, _)| ticket < *first);
         let (topic, queue) = waiting.place_of(&pull);
         waiting.deadlines.insert(ticket, (topic.clone(), queue));
         let held = HeldPull {
@@ -160,7 +168,8 @@ impl Hold {
 
     fn note_ready(&self, waiting: &Waiting) {
         self.count.store(waiting.deadlines.len(), Ordering::SeqCst);
-        self.has_ready.store(!waiting.ready.is_empty(), Ordering::Release);
+        self.has_ready
+            .store(!waiting.ready.is_empty(), Ordering::Release);
     }
 
     /// Whether [`Hold::take_ready`] has something to give.
@@ -187,7 +196,10 @@ impl Hold {
             expired.extend(waiting.take(ticket));
         }
         self.count.store(waiting.deadlines.len(), Ordering::SeqCst);
-        let next = waiting.deadlines.first_key_value().map(|(ticket, _)| ticket.deadline);
+        let next = waiting
+            .deadlines
+            .first_key_value()
+            .map(|(ticket, _)| ticket.deadline);
         (expired, next)
     }
 
@@ -202,7 +214,10 @@ impl Waiting {
     fn place_of(&self, pull: &Pull) -> (Arc<str>, QueueId) {
         let topic = pull.topic.topic_name.as_str();
         let name = self.queues.get_key_value(topic);
-        (name.map_or_else(|| Arc::from(topic), |(name, _)| name.clone()), pull.queue)
+        (
+            name.map_or_else(|| Arc::from(topic), |(name, _)| name.clone()),
+            pull.queue,
+        )
     }
 
     fn wake(&mut self, arrival: &Arrival<'_>) {
@@ -222,7 +237,12 @@ impl Waiting {
     }
 
     /// Moves the pulls of one queue for which `wanted` holds to `ready`.
-    fn take_where(&mut self, topic: &str, queue: QueueId, mut wanted: impl FnMut(&mut Pull) -> bool) {
+    fn take_where(
+        &mut self,
+        topic: &str,
+        queue: QueueId,
+        mut wanted: impl FnMut(&mut Pull) -> bool,
+    ) {
         let Some(queues) = self.queues.get_mut(topic) else {
             return;
         };

@@ -1,11 +1,32 @@
-//! The broker: topics, groups, delivery.
+//! The broker: topics, groups, delivery. Policy over [`agena_store`], spoken through [`agena_remoting`].
+//!
+//! Begin with [`broker`] for the parts and their lives, [`requests`](self) for where a request goes, `send` for a message's
+//! way in and `pull` with `hold` for its way out.
 #![forbid(unsafe_code)]
 
+pub mod broker;
+mod command_line;
 pub mod config;
 pub mod delay;
+pub mod filter;
 pub mod groups;
+mod hold;
+mod local_time;
 pub mod name_table;
+mod offsets;
 pub mod order_locks;
+mod pool;
+mod pull;
+mod query;
+mod registration;
+mod requests;
+mod send;
+pub mod sessions;
 pub mod snapshot_files;
+mod stats;
 pub mod topics;
+mod transaction;
 pub mod versioned_table;
+
+pub use broker::{Broker, Identity, RunningBroker, StartError};
+pub use command_line::run;

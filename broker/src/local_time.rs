@@ -14,12 +14,18 @@ pub fn text(ms: i64) -> String {
 /// The local day that `ms` falls on.
 #[must_use]
 pub fn day(ms: i64) -> Option<NaiveDate> {
-    Local.timestamp_millis_opt(ms).single().map(|time| time.date_naive())
+    Local
+        .timestamp_millis_opt(ms)
+        .single()
+        .map(|time| time.date_naive())
 }
 
 /// What the local zone adds to UTC at `ms`, in ms.
 #[must_use]
 pub fn utc_offset_ms(ms: i64) -> i64 {
-    let offset = Local.timestamp_millis_opt(ms).single().map(|time| *time.offset());
+    let offset = Local
+        .timestamp_millis_opt(ms)
+        .single()
+        .map(|time| *time.offset());
     offset.map_or(0, |offset| i64::from(offset.local_minus_utc()) * 1000)
 }

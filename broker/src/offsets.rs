@@ -63,7 +63,13 @@ pub struct Offsets {
 
 impl Offsets {
     /// Stores `offset` as the next one that `group` wants. It may lie before the former one.
-    pub fn commit(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset) -> Committed {
+    pub fn commit(
+        &self,
+        group: &str,
+        topic: &str,
+        queue: QueueId,
+        offset: QueueOffset,
+    ) -> Committed {
         if queue.number() >= QUEUES_MAX {
             return Committed::Stored;
         }
@@ -149,7 +155,9 @@ impl Offsets {
         let mut groups = BTreeSet::new();
         for shard in &self.shards {
             for (group, topics) in shard.read().iter() {
-                let committed = topics.get(topic).is_some_and(|p| !p.lock().committed.is_empty());
+                let committed = topics
+                    .get(topic)
+                    .is_some_and(|p| !p.lock().committed.is_empty());
                 if committed {
                     groups.insert(group.to_string());
                 }
@@ -171,7 +179,9 @@ impl Offsets {
     pub fn remove_topic(&self, topic: &str) {
         for shard in &self.shards {
             let mut shard = shard.write();
-            shard.values_mut().for_each(|topics| drop(topics.remove(topic)));
+            shard
+                .values_mut()
+                .for_each(|topics| drop(topics.remove(topic)));
             shard.retain(|_, topics| !topics.is_empty());
         }
         self.changes.fetch_add(1, Ordering::Relaxed);

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use agena_protocol::bodies::topic_config::TopicConfig;
 use agena_protocol::frame::Frame;
+use agena_protocol::headers::DecodeHeader;
 use agena_protocol::headers::NoHeader;
 use agena_protocol::headers::pull::{
     PULL_COMMIT_OFFSET, PULL_SUSPEND, PullMessageRequest, PullMessageResponse,
 };
-use agena_protocol::headers::DecodeHeader;
 use agena_protocol::offset::QueueOffset;
 use agena_protocol::queue::QueueId;
 use agena_protocol::response_code::ResponseCode;
@@ -74,7 +74,12 @@ pub fn pull(
     let pull = match check::check(broker, &config, connection, frame, &request) {
         Ok(pull) => pull,
         Err(refused) => {
-            return replies.push(frame, refused.code, Some(&refused.remark), &refused.header());
+            return replies.push(
+                frame,
+                refused.code,
+                Some(&refused.remark),
+                &refused.header(),
+            );
         }
     };
     note_progress(broker, &request, &pull);
@@ -87,7 +92,13 @@ pub fn pull(
         None => read_aside(broker, pull, suspend, ReplyTo::of(connection, frame)),
         Some(answer) => match suspend {
             Some(suspend) if answer.is_nothing_yet() => {
-                park(broker, pull, ReplyTo::of(connection, frame), suspend, answer);
+                park(
+                    broker,
+                    pull,
+                    ReplyTo::of(connection, frame),
+                    suspend,
+                    answer,
+                );
             }
             _ => push(answer, frame, replies),
         },
@@ -136,13 +147,20 @@ fn push(answer: Answer, frame: &Frame<'_>, replies: &mut Replies) {
 }
 
 fn reply(answer: Answer, reply_to: ReplyTo) {
-    reply_to.reply(answer.code, Some(answer.remark), &answer.header, answer.records);
+    reply_to.reply(
+        answer.code,
+        Some(answer.remark),
+        &answer.header,
+        answer.records,
+    );
 }
 
 /// A reset that an operator asked for reaches the consumer with its next pull of that queue, once.
 fn answer_reset(broker: &Broker, pull: &Pull) -> Option<Answer> {
     let topic = &pull.topic.topic_name;
-    let offset = broker.offsets.take_reset(pull.group.name(), topic, pull.queue)?;
+    let offset = broker
+        .offsets
+        .take_reset(pull.group.name(), topic, pull.queue)?;
     Some(Answer {
         code: ResponseCode::PullOffsetMoved,
         remark: "OFFSET_RESET",

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use agena_protocol::command::Command;
 use agena_protocol::ext_fields::HeaderError;
+use agena_protocol::frame::Frame;
 use agena_protocol::headers::offsets::{
     GetEarliestMsgStoretimeRequest, GetEarliestMsgStoretimeResponse, GetMaxOffsetRequest,
     GetMaxOffsetResponse, GetMinOffsetRequest, GetMinOffsetResponse, QueryConsumerOffsetRequest,
@@ -16,12 +17,11 @@ use agena_protocol::headers::query::{
     QueryMessageRequest, QueryMessageResponse, ViewMessageByIdRequest,
 };
 use agena_protocol::headers::{DecodeHeader, NoHeader};
-use agena_protocol::frame::Frame;
 use agena_protocol::offset::{PhysicalOffset, QueueOffset};
 use agena_protocol::queue::QueueId;
 use agena_protocol::response_code::ResponseCode;
 use agena_remoting::reply::Replies;
-use agena_store::Boundary;
+use agena_store::{Boundary, Everything, ReadRequest, ReadStatus, Residency};
 
 use crate::broker::Broker;
 use crate::offsets::Committed;
@@ -38,7 +38,9 @@ pub fn query_consumer_offset(broker: &Broker, frame: &Frame<'_>, replies: &mut R
     };
     let queue = QueueId::from_wire(request.queue_id);
     let stored = queue.and_then(|queue| {
-        broker.offsets.query(request.consumer_group, request.topic, queue)
+        broker
+            .offsets
+            .query(request.consumer_group, request.topic, queue)
     });
     let may_begin_at_zero = request.set_zero_if_not_found != Some(false);
     let offset = match (stored, queue) {
@@ -68,10 +70,16 @@ pub fn query_consumer_offset(broker: &Broker, frame: &Frame<'_>, replies: &mut R
 
 /// The queue's first message is there and lies within what counts as memory.
 fn is_young(broker: &Broker, topic: &str, queue: QueueId) -> bool {
-    let first = QueueOffset::new(0);
-    broker.store.min_offset(topic, queue) == first
-        && broker.store.max_offset(topic, queue) > first
-        && broker.store.is_resident(topic, queue, first)
+    let first = ReadRequest {
+        topic,
+        queue_id: queue,
+        offset: 0,
+        messages_max: 1,
+        bytes_max: None,
+        residency: Residency::MemoryOnly,
+    };
+    let outcome = broker.store.read(&first, &Everything);
+    outcome.status == ReadStatus::Found && !outcome.is_far_behind
 }
 
 /// Request 15: how far a group is.
@@ -90,11 +98,16 @@ pub fn update_consumer_offset(broker: &Broker, frame: &Frame<'_>, replies: &mut 
         let remark = format!("Topic {topic} not exist!");
         return replies.push(frame, ResponseCode::TopicNotExist, Some(&remark), &NoHeader);
     }
-    let place = QueueId::from_wire(request.queue_id)
-        .zip(QueueOffset::from_wire(request.commit_offset));
+    let place =
+        QueueId::from_wire(request.queue_id).zip(QueueOffset::from_wire(request.commit_offset));
     let Some((queue, offset)) = place else {
         let remark = "queueId and commitOffset must not be negative";
-        return replies.push(frame, ResponseCode::InvalidParameter, Some(remark), &NoHeader);
+        return replies.push(
+            frame,
+            ResponseCode::InvalidParameter,
+            Some(remark),
+            &NoHeader,
+        );
     };
     let remark = match broker.offsets.commit(group, topic, queue, offset) {
         Committed::Stored => None,
@@ -107,9 +120,15 @@ pub fn update_consumer_offset(broker: &Broker, frame: &Frame<'_>, replies: &mut 
 pub fn max_offset(broker: &Broker, frame: &Frame<'_>, replies: &mut Replies) {
     match GetMaxOffsetRequest::decode(&frame.ext) {
         Ok(request) => {
-            let offset = QueueId::from_wire(request.queue_id)
-                .map_or(0, |queue| broker.store.max_offset(request.topic, queue).wire());
-            replies.push(frame, ResponseCode::Success, None, &GetMaxOffsetResponse { offset });
+            let offset = QueueId::from_wire(request.queue_id).map_or(0, |queue| {
+                broker.store.max_offset(request.topic, queue).wire()
+            });
+            replies.push(
+                frame,
+                ResponseCode::Success,
+                None,
+                &GetMaxOffsetResponse { offset },
+            );
         }
         Err(error) => refuse_header(frame, &error, replies),
     }
@@ -119,9 +138,15 @@ pub fn max_offset(broker: &Broker, frame: &Frame<'_>, replies: &mut Replies) {
 pub fn min_offset(broker: &Broker, frame: &Frame<'_>, replies: &mut Replies) {
     match GetMinOffsetRequest::decode(&frame.ext) {
         Ok(request) => {
-            let offset = QueueId::from_wire(request.queue_id)
-                .map_or(0, |queue| broker.store.min_offset(request.topic, queue).wire());
-            replies.push(frame, ResponseCode::Success, None, &GetMinOffsetResponse { offset });
+            let offset = QueueId::from_wire(request.queue_id).map_or(0, |queue| {
+                broker.store.min_offset(request.topic, queue).wire()
+            });
+            replies.push(
+                frame,
+                ResponseCode::Success,
+                None,
+                &GetMinOffsetResponse { offset },
+            );
         }
         Err(error) => refuse_header(frame, &error, replies),
     }
@@ -143,10 +168,19 @@ pub fn search_offset(broker: &Arc<Broker>, command: &Command) -> Command {
         Ok(request) => request,
         Err(error) => return bad_header(&error),
     };
-    let upper = request.boundary_type.is_some_and(|text| text.eq_ignore_ascii_case("upper"));
-    let boundary = if upper { Boundary::Upper } else { Boundary::Lower };
+    let upper = request
+        .boundary_type
+        .is_some_and(|text| text.eq_ignore_ascii_case("upper"));
+    let boundary = if upper {
+        Boundary::Upper
+    } else {
+        Boundary::Lower
+    };
     let offset = QueueId::from_wire(request.queue_id).map_or(0, |queue| {
-        broker.store.offset_by_time(request.topic, queue, request.timestamp, boundary).wire()
+        broker
+            .store
+            .offset_by_time(request.topic, queue, request.timestamp, boundary)
+            .wire()
     });
     Command::success().with_header(&SearchOffsetByTimestampResponse { offset })
 }
@@ -170,8 +204,8 @@ pub fn view_message(broker: &Arc<Broker>, command: &Command) -> Command {
         Ok(request) => request,
         Err(error) => return bad_header(&error),
     };
-    let record = PhysicalOffset::from_wire(request.offset)
-        .and_then(|offset| broker.store.record_at(offset));
+    let record =
+        PhysicalOffset::from_wire(request.offset).and_then(|offset| broker.store.record_at(offset));
     match record {
         Some(record) => Command::success().with_body(record),
         None => Command::response(
@@ -199,12 +233,15 @@ pub fn query_message(broker: &Arc<Broker>, command: &Command) -> Command {
         request.begin_timestamp,
         request.end_timestamp,
     );
-    let records: Vec<_> =
-        found.iter().filter_map(|offset| broker.store.record_at(*offset)).collect();
-    let (time_ms, offset) = broker.store.index_end();
+    let records: Vec<_> = found
+        .iter()
+        .filter_map(|offset| broker.store.record_at(*offset))
+        .collect();
+    // A query first catches up with the log, so the index ends where the log does.
+    let store = broker.store.stats();
     let header = QueryMessageResponse {
-        index_last_update_timestamp: time_ms,
-        index_last_update_phyoffset: offset.wire(),
+        index_last_update_timestamp: store.last_store_timestamp,
+        index_last_update_phyoffset: i64::try_from(store.dispatched).unwrap_or(i64::MAX),
     };
     let answer = if records.is_empty() {
         let remark = "can not find message, maybe time range not correct".to_owned();

@@ -89,9 +89,13 @@ impl State {
             Some(told) if told >= progress.number => Due::Nothing,
             Some(told) if told < progress.forgotten => Due::Everything,
             Some(told) => {
-                let news = progress.changes.iter().filter(|(number, _)| *number >= told);
-                let latest: BTreeMap<&str, &Arc<TopicConfig>> =
-                    news.map(|(_, topic)| (topic.topic_name.as_str(), topic)).collect();
+                let news = progress
+                    .changes
+                    .iter()
+                    .filter(|(number, _)| *number >= told);
+                let latest: BTreeMap<&str, &Arc<TopicConfig>> = news
+                    .map(|(_, topic)| (topic.topic_name.as_str(), topic))
+                    .collect();
                 Due::Changes(latest.into_values().cloned().collect())
             }
         };
@@ -162,8 +166,11 @@ impl Registration {
     pub fn follow(&self, broker: &Arc<Broker>) {
         let wanted = broker.config.get().namesrv_addr.0.clone();
         let mut tasks = self.tasks.lock();
-        let gone: Vec<String> =
-            tasks.keys().filter(|address| !wanted.contains(address)).cloned().collect();
+        let gone: Vec<String> = tasks
+            .keys()
+            .filter(|address| !wanted.contains(address))
+            .cloned()
+            .collect();
         for address in gone {
             if let Some(task) = tasks.remove(&address) {
                 task.abort();
@@ -176,7 +183,9 @@ impl Registration {
                 let mut progress = self.state.progress.lock();
                 progress.servers.insert(address.clone(), Server::default());
                 drop(progress);
-                let task = self.runtime.spawn(keep_registered(broker.clone(), address.clone()));
+                let task = self
+                    .runtime
+                    .spawn(keep_registered(broker.clone(), address.clone()));
                 tasks.insert(address, task);
             }
         }
@@ -202,7 +211,10 @@ impl Registration {
     /// Something about the broker as a whole was changed: name servers are told everything at once.
     pub fn changed_everything(&self) {
         let mut progress = self.state.progress.lock();
-        progress.servers.values_mut().for_each(|server| server.told = None);
+        progress
+            .servers
+            .values_mut()
+            .for_each(|server| server.told = None);
         drop(progress);
         self.state.work.notify_waiters();
     }
@@ -315,7 +327,12 @@ async fn attempt(broker: &Broker, address: &str, due: Due, number: u64) -> bool 
         }
         Ok(answer) if is_news => {
             let remark = answer.remark.as_deref().unwrap_or_default();
-            tracing::warn!(name_server = address, code = answer.code, remark, "registration refused");
+            tracing::warn!(
+                name_server = address,
+                code = answer.code,
+                remark,
+                "registration refused"
+            );
         }
         Err(error) if is_news => {
             tracing::warn!(name_server = address, %error, "not registered; trying again");

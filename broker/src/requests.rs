@@ -46,14 +46,18 @@ impl Requests {
             RequestCode::PullMessage | RequestCode::LitePullMessage => {
                 pull::pull(broker, connection, frame, replies);
             }
-            RequestCode::QueryConsumerOffset => query::query_consumer_offset(broker, frame, replies),
+            RequestCode::QueryConsumerOffset => {
+                query::query_consumer_offset(broker, frame, replies)
+            }
             RequestCode::UpdateConsumerOffset => {
                 query::update_consumer_offset(broker, frame, replies);
             }
             RequestCode::GetMaxOffset => query::max_offset(broker, frame, replies),
             RequestCode::GetMinOffset => query::min_offset(broker, frame, replies),
             RequestCode::SearchOffsetByTimestamp => {
-                self.aside(connection, frame, |broker, _, request| query::search_offset(broker, request));
+                self.aside(connection, frame, |broker, _, request| {
+                    query::search_offset(broker, request)
+                });
             }
             RequestCode::GetEarliestMsgStoretime => {
                 self.aside(connection, frame, |broker, _, request| {
@@ -61,10 +65,14 @@ impl Requests {
                 });
             }
             RequestCode::ViewMessageById => {
-                self.aside(connection, frame, |broker, _, request| query::view_message(broker, request));
+                self.aside(connection, frame, |broker, _, request| {
+                    query::view_message(broker, request)
+                });
             }
             RequestCode::QueryMessage => {
-                self.aside(connection, frame, |broker, _, request| query::query_message(broker, request));
+                self.aside(connection, frame, |broker, _, request| {
+                    query::query_message(broker, request)
+                });
             }
             _ => not_supported(frame, replies),
         }
@@ -126,5 +134,10 @@ fn may_be_held(code: RequestCode) -> bool {
 /// The original's words, its leading blank included.
 fn not_supported(frame: &Frame<'_>, replies: &mut Replies) {
     let remark = format!(" request type {} not supported", frame.code);
-    replies.push(frame, ResponseCode::RequestCodeNotSupported, Some(&remark), &NoHeader);
+    replies.push(
+        frame,
+        ResponseCode::RequestCodeNotSupported,
+        Some(&remark),
+        &NoHeader,
+    );
 }

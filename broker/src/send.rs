@@ -8,6 +8,7 @@
 mod check;
 mod properties;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,11 +20,14 @@ use agena_protocol::queue::QueueId;
 use agena_protocol::response_code::ResponseCode;
 use agena_remoting::connection::Connection;
 use agena_remoting::reply::{Replies, ReplyTo};
-use agena_store::{AppendBatch, Appended, FlushError, MessageIllegal, NewMessage, Placed, StoreError};
+use agena_store::{
+    AppendBatch, Appended, FlushError, MessageIllegal, NewMessage, Placed, StoreError,
+};
 use smallvec::SmallVec;
 
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
+use crate::delay::{self, DelayRefused};
 use crate::stats::Tally;
 use check::{Accepted, Body};
 
@@ -50,7 +54,7 @@ impl Refused {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redirect {
     /// Where to store it.
-    pub topic: String,
+    pub topic: Cow<'static, str>,
     /// The queue of that topic.
     pub queue: QueueId,
     /// All of its properties, encoded, with those that lead it back.
@@ -59,20 +63,35 @@ pub struct Redirect {
     pub recall_handle: Option<String>,
 }
 
-/// Buffers of a thread, kept from batch to batch.
-#[derive(Debug, Default)]
-struct Scratch {
-    /// The completed properties of all messages of a batch, one behind the other.
-    properties: Vec<u8>,
-    /// A message id that is being written.
-    message_id: String,
+impl From<delay::Redirect> for Redirect {
+    fn from(redirect: delay::Redirect) -> Self {
+        Self {
+            topic: Cow::Borrowed(redirect.topic),
+            queue: redirect.queue,
+            properties: redirect.properties,
+            recall_handle: redirect.recall_handle,
+        }
+    }
+}
+
+impl From<DelayRefused> for Refused {
+    fn from(refused: DelayRefused) -> Self {
+        let code = match refused {
+            DelayRefused::Illegal { .. } => ResponseCode::MessageIllegal,
+            DelayRefused::TimersDisabled => ResponseCode::SystemError,
+        };
+        Self::new(code, refused.to_string())
+    }
 }
 
 /// Properties of a batch may take this much before their buffer is given back.
 const KEPT_BYTES_MAX: usize = 1024 * 1024;
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    /// The completed properties of all messages of a batch, one behind the other.
+    static PROPERTIES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// A message id that is being written.
+    static MESSAGE_ID: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 /// Takes the sends of one read, in their order.
@@ -82,22 +101,20 @@ pub fn send(
     frames: &[Frame<'_>],
     replies: &mut Replies,
 ) {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let config = broker.config.get();
-        let mut accepted: SmallVec<[Accepted<'_>; 8]> = SmallVec::new();
-        scratch.properties.clear();
+    let config = broker.config.get();
+    PROPERTIES.with_borrow_mut(|properties| {
+        properties.clear();
+        let mut accepted = Vec::with_capacity(frames.len());
         for frame in frames {
-            match check::check(broker, &config, connection, frame, &mut scratch.properties) {
+            match check::check(broker, &config, connection, frame, properties) {
                 Ok(message) => accepted.push(message),
                 Err(refused) => refuse(&config, frame, &refused, replies),
             }
         }
         if !accepted.is_empty() {
-            append(broker, &config, connection, &accepted, scratch, replies);
+            append(broker, &config, connection, &accepted, properties, replies);
         }
-        if scratch.properties.capacity() > KEPT_BYTES_MAX {
-            scratch.properties = Vec::new();
-        }
+        properties.shrink_to(KEPT_BYTES_MAX);
     });
 }
 
@@ -106,8 +123,8 @@ fn append(
     broker: &Arc<Broker>,
     config: &BrokerConfig,
     connection: &Arc<Connection>,
-    accepted: &[Accepted<'_>],
-    scratch: &mut Scratch,
+    accepted: &[Accepted<'_, '_>],
+    properties: &[u8],
     replies: &mut Replies,
 ) {
     let origin = Origin {
@@ -115,9 +132,9 @@ fn append(
         store_host: broker.identity.advertised,
     };
     let mut batch = broker.store.batch();
-    let mut pushed: SmallVec<[&Accepted<'_>; 8]> = SmallVec::new();
+    let mut pushed: SmallVec<[&Accepted<'_, '_>; 8]> = SmallVec::new();
     for message in accepted {
-        match push(&mut batch, message, origin, &scratch.properties) {
+        match push(&mut batch, message, origin, properties) {
             Ok(()) => pushed.push(message),
             Err(illegal) => refuse(config, message.frame, &too_large(config, &illegal), replies),
         }
@@ -128,7 +145,7 @@ fn append(
     match broker.store.append(&mut batch) {
         Ok(appended) => {
             count(broker, &pushed, &appended);
-            answer(broker, config, connection, &pushed, &appended, scratch, replies);
+            answer(broker, config, connection, &pushed, &appended, replies);
         }
         Err(error) => {
             broker.stats.put_failed(pushed.len());
@@ -149,7 +166,7 @@ struct Origin {
 
 fn push<'a>(
     batch: &mut AppendBatch<'a>,
-    message: &'a Accepted<'_>,
+    message: &'a Accepted<'_, '_>,
     origin: Origin,
     properties: &'a [u8],
 ) -> Result<(), MessageIllegal> {
@@ -168,7 +185,10 @@ fn push<'a>(
         wait_for_flush: message.waits,
     };
     match &message.body {
-        Body::One { body, properties: range } => batch.push(NewMessage {
+        Body::One {
+            body,
+            properties: range,
+        } => batch.push(NewMessage {
             body,
             properties: &properties[range.clone()],
             ..whole
@@ -189,8 +209,11 @@ fn push<'a>(
 }
 
 /// Adds to the counters, once per run of messages with the same topic.
-fn count(broker: &Broker, pushed: &[&Accepted<'_>], appended: &Appended) {
-    let now_ms = appended.placed.first().map_or(0, |placed| placed.store_timestamp);
+fn count(broker: &Broker, pushed: &[&Accepted<'_, '_>], appended: &Appended) {
+    let now_ms = appended
+        .placed
+        .first()
+        .map_or(0, |placed| placed.store_timestamp);
     let mut placed = appended.placed.iter();
     for run in pushed.chunk_by(|a, b| a.topic.as_str() == b.topic.as_str()) {
         let mut tally = Tally::default();
@@ -210,37 +233,38 @@ fn answer(
     broker: &Arc<Broker>,
     config: &BrokerConfig,
     connection: &Arc<Connection>,
-    pushed: &[&Accepted<'_>],
+    pushed: &[&Accepted<'_, '_>],
     appended: &Appended,
-    scratch: &mut Scratch,
     replies: &mut Replies,
 ) {
     let waits_for_device = broker.waits_for_device;
     let store_host = broker.identity.advertised;
     let mut waiting = Vec::new();
     let mut rest = appended.placed.as_slice();
-    for message in pushed {
-        let (placed, behind) = rest.split_at(message.count());
-        rest = behind;
-        scratch.message_id.clear();
-        write_message_ids(&mut scratch.message_id, store_host, placed);
-        let answer = SendMessageResponse {
-            msg_id: &scratch.message_id,
-            queue_id: message.queue.wire(),
-            queue_offset: placed[0].queue_offset.wire(),
-            transaction_id: message.unique_id(),
-            batch_uniq_id: None,
-            recall_handle: message.recall_handle.as_deref(),
-            msg_region: Some(&config.region_id),
-            trace_on: Some(config.trace_on),
-        };
-        if waits_for_device && message.waits && !message.frame.is_one_way() {
-            let reply_to = ReplyTo::of(connection, message.frame);
-            waiting.push((reply_to, OwnedAnswer::of(&answer, config)));
-        } else {
-            replies.push(message.frame, ResponseCode::Success, None, &answer);
+    MESSAGE_ID.with_borrow_mut(|message_id| {
+        for message in pushed {
+            let (placed, behind) = rest.split_at(message.count());
+            rest = behind;
+            message_id.clear();
+            write_message_ids(message_id, store_host, placed);
+            let answer = SendMessageResponse {
+                msg_id: message_id,
+                queue_id: message.queue.wire(),
+                queue_offset: placed[0].queue_offset.wire(),
+                transaction_id: Some(message.unique_id()),
+                batch_uniq_id: None,
+                recall_handle: message.recall_handle.as_deref(),
+                msg_region: Some(&config.region_id),
+                trace_on: Some(config.trace_on),
+            };
+            if waits_for_device && message.waits && !message.frame.is_one_way() {
+                let reply_to = ReplyTo::of(connection, message.frame);
+                waiting.push((reply_to, OwnedAnswer::of(&answer, config)));
+            } else {
+                replies.push(message.frame, ResponseCode::Success, None, &answer);
+            }
         }
-    }
+    });
     if !waiting.is_empty() {
         let connection = connection.clone();
         let then = move |flushed| answer_flushed(&connection, waiting, flushed);
@@ -295,10 +319,14 @@ fn too_large(config: &BrokerConfig, illegal: &MessageIllegal) -> Refused {
 /// A message that could not be stored now.
 pub fn not_stored(error: &StoreError) -> Refused {
     match error {
-        StoreError::DiskFull { .. } | StoreError::ReadOnly { .. } | StoreError::Closed => Refused::new(
-            ResponseCode::ServiceNotAvailable,
-            format!("service not available now. It may be caused by one of the following reasons: the broker's disk is full, messages are put to the slave, message store has been shut down, etc. ({error})"),
-        ),
+        StoreError::DiskFull { .. } | StoreError::ReadOnly { .. } | StoreError::Closed => {
+            Refused::new(
+                ResponseCode::ServiceNotAvailable,
+                format!(
+                    "service not available now. It may be caused by one of the following reasons: the broker's disk is full, messages are put to the slave, message store has been shut down, etc. ({error})"
+                ),
+            )
+        }
         StoreError::TooLarge { .. } => Refused::new(
             ResponseCode::MessageIllegal,
             format!("the message is illegal: {error}"),

@@ -14,7 +14,8 @@ use agena_protocol::clock::Clock;
 use chrono::NaiveDate;
 use parking_lot::Mutex;
 
-pub use meter::{Meter, Rate, Sum, Tally, Window};
+pub use meter::Tally;
+use meter::{Meter, Rate, Window};
 
 use crate::local_time;
 use crate::name_table::NameTable;
@@ -94,7 +95,8 @@ impl Stats {
 
     /// Messages could not be stored.
     pub fn put_failed(&self, messages: usize) {
-        self.put_failures.fetch_add(messages as u64, Ordering::Relaxed);
+        self.put_failures
+            .fetch_add(messages as u64, Ordering::Relaxed);
     }
 
     /// `group` was given messages of `topic`.
@@ -104,7 +106,9 @@ impl Stats {
         self.pull_rate.add(now_ms, 1);
         self.transferred_rate.add(now_ms, tally.messages);
         self.broker_gets.add(now_ms, tally);
-        by_group(&self.group_gets, topic, group, |meter| meter.add(now_ms, tally));
+        by_group(&self.group_gets, topic, group, |meter| {
+            meter.add(now_ms, tally)
+        });
     }
 
     /// A pull found nothing.
@@ -115,12 +119,16 @@ impl Stats {
 
     /// `group` sent a message of `topic` back for another try.
     pub fn sent_back(&self, group: &str, topic: &str, now_ms: i64) {
-        by_group(&self.sent_back, topic, group, |meter| meter.add(now_ms, ONE));
+        by_group(&self.sent_back, topic, group, |meter| {
+            meter.add(now_ms, ONE)
+        });
     }
 
     /// A message of `topic` is dead for `group`.
     pub fn dead_lettered(&self, group: &str, topic: &str, now_ms: i64) {
-        by_group(&self.dead_lettered, topic, group, |meter| meter.add(now_ms, ONE));
+        by_group(&self.dead_lettered, topic, group, |meter| {
+            meter.add(now_ms, ONE)
+        });
     }
 
     /// Messages a second stored under `topic`, over the last minute.
@@ -135,10 +143,12 @@ impl Stats {
     /// Messages a second of `topic` given to `group`, over the last minute.
     #[must_use]
     pub fn group_get_tps(&self, group: &str, topic: &str, now_ms: i64) -> f64 {
-        self.group_gets.get(&format!("{topic}@{group}")).map_or(0.0, |meter| {
-            let sum = meter.sum(Window::Minute, now_ms);
-            sum.per_second(sum.tally.messages)
-        })
+        self.group_gets
+            .get(&format!("{topic}@{group}"))
+            .map_or(0.0, |meter| {
+                let sum = meter.sum(Window::Minute, now_ms);
+                sum.per_second(sum.tally.messages)
+            })
     }
 
     /// The counter that request 315 names, if it has counted anything yet.

@@ -17,9 +17,12 @@ use tokio::sync::watch;
 
 use super::{Arrivals, Broker, Identity, RunningBroker, StartError, keep_house, keep_offsets};
 use crate::config::{BrokerConfig, ConfigCell, ConfigError, FlushDiskType};
-use crate::delay;
+use crate::delay::store_log::StoreLog;
+use crate::delay::timers::TimerRules;
+use crate::delay::{Delay, DelaySettings, SendRules, levels};
 use crate::groups::Groups;
 use crate::hold::Hold;
+use crate::local_time;
 use crate::offsets::Offsets;
 use crate::order_locks::OrderLocks;
 use crate::pool::Pool;
@@ -30,7 +33,6 @@ use crate::sessions::Sessions;
 use crate::snapshot_files::{Saver, SnapshotFile};
 use crate::stats::Stats;
 use crate::topics::{TopicSettings, Topics};
-use crate::local_time;
 
 /// The fast port lies this far below the listen port.
 const FAST_PORT_DISTANCE: u16 = 2;
@@ -106,7 +108,11 @@ impl Ports {
 
     fn free_pair(ip: IpAddr) -> std::io::Result<Self> {
         let hold = |port| {
-            let socket = if ip.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            let socket = if ip.is_ipv4() {
+                TcpSocket::new_v4()
+            } else {
+                TcpSocket::new_v6()
+            }?;
             // Only the port that is named may be shared, with our own listener.
             socket.set_reuseaddr(true)?;
             socket.bind(SocketAddr::new(ip, port))?;
@@ -114,7 +120,10 @@ impl Ports {
         };
         let main = hold(0)?;
         let listen = main.local_addr()?;
-        let below = listen.port().checked_sub(FAST_PORT_DISTANCE).filter(|port| *port > 0);
+        let below = listen
+            .port()
+            .checked_sub(FAST_PORT_DISTANCE)
+            .filter(|port| *port > 0);
         let fast = hold(below.ok_or(std::io::ErrorKind::AddrInUse)?)?;
         Ok(Self {
             listen,
@@ -135,6 +144,7 @@ fn build(
     let hold = Arc::new(Hold::new(config.max_held_pulls));
     let arrivals = Arc::new(Arrivals {
         hold: hold.clone(),
+        delay: OnceLock::new(),
         broker: OnceLock::new(),
     });
     let batch_topics = batch_topics(&config_dir)?;
@@ -146,7 +156,11 @@ fn build(
     match opened {
         Opened::Clean => tracing::info!(root = config.store_path_root_dir, "store opened"),
         Opened::Recovered(report) => {
-            tracing::warn!(root = config.store_path_root_dir, ?report, "store recovered");
+            tracing::warn!(
+                root = config.store_path_root_dir,
+                ?report,
+                "store recovered"
+            );
         }
     }
     let saver = Saver::start();
@@ -154,6 +168,9 @@ fn build(
     let topics = Topics::open(topic_settings(&config), &config_dir, &saver, clock.clone())?;
     let changed = registration.clone();
     topics.on_change(Box::new(move |topics, _version| changed.changed(topics)));
+    let log = Arc::new(StoreLog(store.clone()));
+    let delay = Delay::open(delay_settings(&config)?, &config_dir, log, clock.clone())?;
+    let _ = arrivals.delay.set(delay.clone());
     let auto_create = config.auto_create_subscription_group;
     let broker = Arc::new(Broker {
         identity: Identity {
@@ -168,6 +185,7 @@ fn build(
         offsets: Offsets::open(&config_dir, config.consumer_offset_update_version_step)?,
         order_locks: OrderLocks::new(clock.clone()),
         hold,
+        delay,
         stats: Stats::new(&*clock),
         registration,
         unique_ids: unique_ids(&config, &*clock),
@@ -197,14 +215,20 @@ async fn serve(broker: &Arc<Broker>, ports: Ports) -> Result<RunningBroker, Star
             ..ServerConfig::default()
         };
         let requests = Arc::new(Requests::new(broker.clone(), is_fast));
-        Server::bind(server, requests).await.map_err(StartError::Bind)
+        Server::bind(server, requests)
+            .await
+            .map_err(StartError::Bind)
     };
-    let listeners = vec![listen(ports.listen, false).await?, listen(ports.fast, true).await?];
+    let listeners = vec![
+        listen(ports.listen, false).await?,
+        listen(ports.fast, true).await?,
+    ];
     let tasks = vec![
         tokio::spawn(pull::answer_expired(broker.clone())),
         tokio::spawn(keep_house(broker.clone())),
         tokio::spawn(keep_offsets(broker.clone())),
     ];
+    broker.delay.start(&broker.saver);
     broker.registration.follow(broker);
     broker.registration.settled(FIRST_REGISTRATION_MAX).await;
     let advertised = broker.identity.advertised;
@@ -214,7 +238,7 @@ async fn serve(broker: &Arc<Broker>, ports: Ports) -> Result<RunningBroker, Star
         listeners,
         tasks,
         #[cfg(feature = "temp")]
-        _directory: None,
+        directory: None,
     })
 }
 
@@ -228,7 +252,9 @@ pub(super) fn topic_settings(config: &BrokerConfig) -> TopicSettings {
         default_queue_nums: count(config.default_topic_queue_nums),
         cluster_topic: config.cluster_topic_enable,
         broker_topic: config.broker_topic_enable,
-        trace_topic: config.trace_topic_enable.then(|| config.msg_trace_topic_name.clone()),
+        trace_topic: config
+            .trace_topic_enable
+            .then(|| config.msg_trace_topic_name.clone()),
         timer_wheel: config.timer_wheel_enable,
         revive_queue_nums: count(config.revive_queue_num),
         mixed_message_type: config.enable_mixed_message_type,
@@ -241,10 +267,15 @@ fn batch_topics(config_dir: &Path) -> Result<HashSet<String>, StartError> {
     let file = SnapshotFile::new(config_dir, "topics.json");
     let topics: TopicConfigSerializeWrapper = file.load()?.unwrap_or_default();
     let is_batch = |attributes: &std::collections::BTreeMap<String, String>| {
-        attributes.get("queue.type").is_some_and(|kind| kind == "BatchCQ")
+        attributes
+            .get("queue.type")
+            .is_some_and(|kind| kind == "BatchCQ")
     };
     let batch = topics.topic_config_table.into_iter();
-    Ok(batch.filter(|(_, topic)| is_batch(&topic.attributes)).map(|(name, _)| name).collect())
+    Ok(batch
+        .filter(|(_, topic)| is_batch(&topic.attributes))
+        .map(|(name, _)| name)
+        .collect())
 }
 
 fn store_config(
@@ -270,8 +301,7 @@ fn store_config(
         },
     };
     store.body_bytes_max = size(config.max_message_size);
-    store.delay_levels = delay::levels::parse_levels(&config.message_delay_level)
-        .map_err(|error| ConfigError::Unusable(format!("messageDelayLevel: {error}")))?;
+    store.delay_levels = delay_levels(config)?;
     store.read = ReadLimits {
         bytes_in_memory: size(config.max_transfer_bytes_on_message_in_memory),
         count_in_memory: size(config.max_transfer_count_on_message_in_memory),
@@ -294,10 +324,36 @@ fn store_config(
     Ok(store)
 }
 
+fn delay_levels(config: &BrokerConfig) -> Result<Vec<Duration>, ConfigError> {
+    levels::parse_levels(&config.message_delay_level)
+        .map_err(|error| ConfigError::Unusable(format!("messageDelayLevel: {error}")))
+}
+
+fn delay_settings(config: &BrokerConfig) -> Result<DelaySettings, ConfigError> {
+    let levels = delay_levels(config)?;
+    let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+    let precision_ms = ms(config.timer_precision).max(1);
+    Ok(DelaySettings {
+        send: SendRules {
+            levels: levels.len(),
+            timers_enabled: config.timer_wheel_enable,
+            timer_delay_max_ms: ms(config.timer_max_delay.duration()),
+            timers: TimerRules {
+                precision_ms,
+                roll_window_ms: i64::from(config.timer_roll_window_slots) * precision_ms,
+            },
+        },
+        levels,
+        broker_name: config.broker_name.clone(),
+    })
+}
+
 fn hours(config: &BrokerConfig) -> Result<Vec<u32>, ConfigError> {
     let hours = config.delete_when.0.iter().map(|text| match text.parse() {
         Ok(hour) if hour < 24 => Ok(hour),
-        _ => Err(ConfigError::Unusable(format!("deleteWhen: {text} is not an hour of the day"))),
+        _ => Err(ConfigError::Unusable(format!(
+            "deleteWhen: {text} is not an hour of the day"
+        ))),
     });
     hours.collect()
 }
@@ -308,5 +364,10 @@ fn unique_ids(config: &BrokerConfig, clock: &dyn Clock) -> UniqueIds {
     let low = u16::try_from(pid & 0xFFFF).unwrap_or(0);
     let now_ms = clock.now_ms();
     let salt = u32::try_from(now_ms & 0xFFFF_FFFF).unwrap_or(0) ^ pid;
-    UniqueIds::new(config.advertised(0).ip(), low, salt, local_time::utc_offset_ms(now_ms))
+    UniqueIds::new(
+        config.advertised(0).ip(),
+        low,
+        salt,
+        local_time::utc_offset_ms(now_ms),
+    )
 }

@@ -302,7 +302,6 @@ pub(super) const DEFAULTS: &[(&str, &str)] = &[
     ("timerMetricSmallThreshold", "1000000"),
     ("timerProgressLogIntervalMs", "10000"),
     ("timerPutMessageThreadNum", "3"),
-    ("timerRollWindowSlot", "172800"),
     ("timerSkipUnknownError", "false"),
     ("timerStopDequeue", "false"),
     ("timerStopEnqueue", "false"),

@@ -58,7 +58,10 @@ impl Offsets {
 
     fn load(&self, key: &str, queues: BTreeMap<i32, i64>) {
         let Some((topic, group)) = key.split_once(SEPARATOR) else {
-            tracing::warn!(key, "an entry of consumerOffset.json names no group and is ignored");
+            tracing::warn!(
+                key,
+                "an entry of consumerOffset.json names no group and is ignored"
+            );
             return;
         };
         let committed = queues.into_iter().filter_map(|(queue, offset)| {
@@ -134,8 +137,11 @@ impl ConsumerOffsetJson {
         if committed.is_empty() {
             return;
         }
-        let queues = committed.iter().map(|(queue, offset)| (queue.wire(), offset.wire()));
-        self.offset_table.insert(format!("{topic}{SEPARATOR}{group}"), queues.collect());
+        let queues = committed
+            .iter()
+            .map(|(queue, offset)| (queue.wire(), offset.wire()));
+        self.offset_table
+            .insert(format!("{topic}{SEPARATOR}{group}"), queues.collect());
         self.group_topic_map
             .entry(group.to_owned())
             .or_default()
@@ -188,7 +194,10 @@ mod tests {
         std::fs::write(dir.path().join("consumerOffset.json.bak"), backup).unwrap();
         let offsets = Offsets::open(dir.path(), 500).unwrap();
         assert_eq!(offsets.query("G", "T", QueueId::new(0)), Some(offset(3)));
-        assert_eq!(offsets.groups_of_topic("T"), BTreeSet::from(["G".to_owned()]));
+        assert_eq!(
+            offsets.groups_of_topic("T"),
+            BTreeSet::from(["G".to_owned()])
+        );
     }
 
     #[test]
@@ -197,11 +206,17 @@ mod tests {
         let offsets = Offsets::open(dir.path(), 500).unwrap();
         offsets.commit("G", "T", QUEUE, offset(70));
         offsets.reset("G", "T", QUEUE, offset(10));
-        assert_eq!(offsets.commit("G", "T", QUEUE, offset(71)), Committed::ResetPending);
+        assert_eq!(
+            offsets.commit("G", "T", QUEUE, offset(71)),
+            Committed::ResetPending
+        );
         assert_eq!(offsets.query("G", "T", QUEUE), Some(offset(10)));
         assert_eq!(offsets.take_reset("G", "T", QUEUE), Some(offset(10)));
         assert_eq!(offsets.take_reset("G", "T", QUEUE), None);
-        assert_eq!(offsets.commit("G", "T", QUEUE, offset(11)), Committed::Stored);
+        assert_eq!(
+            offsets.commit("G", "T", QUEUE, offset(11)),
+            Committed::Stored
+        );
         assert_eq!(offsets.query("G", "T", QUEUE), Some(offset(11)));
     }
 

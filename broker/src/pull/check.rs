@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use agena_protocol::bodies::heartbeat::ConsumeType;
 use agena_protocol::bodies::topic_config::TopicConfig;
 use agena_protocol::frame::Frame;
 use agena_protocol::headers::pull::{PULL_SUBSCRIPTION, PullMessageRequest};
@@ -97,7 +98,9 @@ pub(super) fn check(
         queue,
         offset: request.queue_offset,
         messages_max: usize::try_from(request.max_msg_nums).unwrap_or(0),
-        bytes_max: request.max_msg_bytes.and_then(|bytes| usize::try_from(bytes).ok()),
+        bytes_max: request
+            .max_msg_bytes
+            .and_then(|bytes| usize::try_from(bytes).ok()),
         filter,
     })
 }
@@ -106,7 +109,10 @@ fn check_broker(config: &BrokerConfig, frame: &Frame<'_>) -> Result<(), PullRefu
     if !config.is_readable() {
         return Err(PullRefused::forbidden(
             Forbidder::Broker,
-            format!("the broker[{}] pulling message is forbidden", config.broker_ip1),
+            format!(
+                "the broker[{}] pulling message is forbidden",
+                config.broker_ip1
+            ),
         ));
     }
     let is_lite = frame.code == RequestCode::LitePullMessage.number();
@@ -133,7 +139,7 @@ fn check_group(
             format!("subscription group [{name}] does not exist"),
         )
     })?;
-    if !group.consume_enable() {
+    if !group.may_consume() {
         return Err(PullRefused::forbidden(
             Forbidder::Group,
             format!("subscription group no permission, {name}"),
@@ -217,7 +223,7 @@ fn subscribed_filter(
         | Subscribed::Unparsable { broadcasting, .. }
         | Subscribed::Found { broadcasting, .. } => *broadcasting,
     };
-    if broadcasting && !group.consume_broadcast_enable() {
+    if broadcasting && !group.may_broadcast() {
         return Err(PullRefused::forbidden(
             Forbidder::Broadcasting,
             format!("the consumer group[{name}] can not consume by broadcast way"),
@@ -245,7 +251,7 @@ fn subscribed_filter(
             "the consumer's subscription not latest",
         ));
     }
-    if config.reject_pull_consumer_enable && broker.sessions.pulls_actively(name) {
+    if config.reject_pull_consumer_enable && pulls_actively(broker, name) {
         return Err(PullRefused::new(
             ResponseCode::SubscriptionNotExist,
             "the pull consumer is rejected by this broker",
@@ -257,4 +263,10 @@ fn subscribed_filter(
             format!("parse the consumer's subscription failed: {reason}"),
         )
     })
+}
+
+/// The members of the group announced that they pull on their own account.
+fn pulls_actively(broker: &Broker, group: &str) -> bool {
+    let view = broker.sessions.consumer_group(group);
+    view.is_some_and(|view| view.consume_type == ConsumeType::ConsumeActively)
 }

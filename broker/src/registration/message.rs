@@ -42,7 +42,10 @@ fn registration(broker: &Broker, version: DataVersion, topics: &[Arc<TopicConfig
         ..RegisterBrokerBody::default()
     };
     let config = broker.config.get();
-    let compressed = config.compressed_register.then(|| body.encode_compressed().ok()).flatten();
+    let compressed = config
+        .compressed_register
+        .then(|| body.encode_compressed().ok())
+        .flatten();
     let is_compressed = compressed.is_some();
     let body = compressed.unwrap_or_else(|| body.encode());
     let address = broker.identity.advertised.to_string();
@@ -54,11 +57,13 @@ fn registration(broker: &Broker, version: DataVersion, topics: &[Arc<TopicConfig
         ha_server_addr: &ha_address,
         broker_id: broker.identity.id,
         enable_acting_master: Some(false),
-        compressed: is_compressed,
-        body_crc32: i32::try_from(crc31(&body)).unwrap_or(0),
+        compressed: Some(is_compressed),
+        body_crc32: i32::try_from(crc31(&body)).ok(),
         ..RegisterBrokerRequest::default()
     };
-    Command::request(RequestCode::RegisterBroker).with_header(&header).with_body(body)
+    Command::request(RequestCode::RegisterBroker)
+        .with_header(&header)
+        .with_body(body)
 }
 
 /// What the broker as a whole may not do, no topic of it may.

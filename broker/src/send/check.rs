@@ -1,33 +1,34 @@
 //! Whether a message may be stored, and as what: the original's checks in the original's order, since the first that
 //! fails is the one the producer hears of (spec/semantics.md §3.1).
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::properties::{self, Noticed};
+use super::{Redirect, Refused};
+use crate::broker::Broker;
+use crate::config::BrokerConfig;
+use crate::{local_time, transaction};
 use agena_protocol::batch;
 use agena_protocol::bodies::topic_config::{TopicConfig, TopicFilterType};
 use agena_protocol::frame::Frame;
 use agena_protocol::headers::send::SendMessageRequest;
-use agena_protocol::properties::{Properties, push_pair};
 use agena_protocol::properties as names;
+use agena_protocol::properties::{Properties, push_pair};
 use agena_protocol::queue::QueueId;
 use agena_protocol::request_code::RequestCode;
 use agena_protocol::response_code::ResponseCode;
 use agena_protocol::{sys_flag, topic};
 use agena_remoting::connection::Connection;
-use super::{Redirect, Refused};
-use super::properties::{self, Noticed};
-use crate::broker::Broker;
-use crate::config::BrokerConfig;
-use crate::{local_time, retry, transaction};
 
 /// Clients before 3.4.9 do not mean it when they send `maxReconsumeTimes`.
 const VERSION_3_4_9: i32 = 121;
 
 /// A message that may be stored.
 #[derive(Debug)]
-pub(super) struct Accepted<'f> {
-    pub(super) frame: &'f Frame<'f>,
+pub(super) struct Accepted<'f, 'b> {
+    pub(super) frame: &'f Frame<'b>,
     /// The topic to store under, which for delayed, half and dead messages is not the one that was asked for.
     pub(super) topic: StoredTopic<'f>,
     /// The queue the producer asked for, or that was chosen for it.
@@ -69,7 +70,7 @@ pub(super) struct Part<'f> {
 #[derive(Debug)]
 pub(super) enum StoredTopic<'f> {
     AsSent(&'f str),
-    Renamed(String),
+    Renamed(Cow<'static, str>),
 }
 
 impl StoredTopic<'_> {
@@ -87,7 +88,7 @@ enum UniqueId<'f> {
     Made(String),
 }
 
-impl Accepted<'_> {
+impl Accepted<'_, '_> {
     /// How many records it becomes.
     pub(super) fn count(&self) -> usize {
         match &self.body {
@@ -97,36 +98,39 @@ impl Accepted<'_> {
     }
 
     /// The id that producers know the message by.
-    pub(super) fn unique_id(&self) -> Option<&str> {
+    pub(super) fn unique_id(&self) -> &str {
         match &self.unique_id {
-            UniqueId::OfProducer(id) => Some(id),
-            UniqueId::Made(id) => Some(id),
+            UniqueId::OfProducer(id) => id,
+            UniqueId::Made(id) => id,
         }
     }
 }
 
 /// The header in either form.
-fn decode<'f>(frame: &'f Frame<'f>) -> Result<SendMessageRequest<'f>, Refused> {
+fn decode<'f>(frame: &'f Frame<'_>) -> Result<SendMessageRequest<'f>, Refused> {
     let code = RequestCode::from_number(frame.code).unwrap_or(RequestCode::SendMessageV2);
     SendMessageRequest::read(code, &frame.ext)
         .map_err(|error| Refused::new(ResponseCode::SystemError, error.to_string()))
 }
 
 /// Checks the message of `frame` and completes its properties behind `arena`.
-pub(super) fn check<'f>(
+pub(super) fn check<'f, 'b>(
     broker: &Arc<Broker>,
     config: &BrokerConfig,
     connection: &Connection,
-    frame: &'f Frame<'f>,
+    frame: &'f Frame<'b>,
     arena: &mut Vec<u8>,
-) -> Result<Accepted<'f>, Refused> {
+) -> Result<Accepted<'f, 'b>, Refused> {
     let request = decode(frame)?;
     check_accepting(broker, config)?;
     let topic_config = find_topic(broker, config, connection, &request)?;
     let queue = choose_queue(broker, connection, &request, &topic_config)?;
     let dead_letter = redirect_retry(broker, frame, &request)?;
     if frame.body.is_empty() {
-        return Err(Refused::new(ResponseCode::MessageIllegal, "the message has no body"));
+        return Err(Refused::new(
+            ResponseCode::MessageIllegal,
+            "the message has no body",
+        ));
     }
     let noticed = Noticed::in_string(request.properties.unwrap_or_default().as_bytes());
     let mut accepted = Accepted {
@@ -183,7 +187,10 @@ fn find_topic(
     if !config.is_writable() && known.as_ref().is_some_and(|topic| topic.order) {
         return Err(Refused::new(
             ResponseCode::NoPermission,
-            format!("the broker[{}] sending message is forbidden", config.broker_ip1),
+            format!(
+                "the broker[{}] sending message is forbidden",
+                config.broker_ip1
+            ),
         ));
     }
     // A topic that exists has been through this, unless it is one of the broker's own.
@@ -198,7 +205,9 @@ fn find_topic(
     }
     let queues = request.default_topic_queue_nums;
     let unit_mode = request.unit_mode == Some(true);
-    let created = broker.topics.create_on_send(name, request.default_topic, queues, unit_mode);
+    let created = broker
+        .topics
+        .create_on_send(name, request.default_topic, queues, unit_mode);
     created.ok_or_else(|| {
         tracing::info!(topic = name, peer = %connection.peer(), "a send to a topic that does not exist");
         Refused::new(
@@ -220,7 +229,10 @@ fn choose_queue(
         let asked = request.queue_id;
         return Err(Refused::new(
             ResponseCode::InvalidParameter,
-            format!("request queueId[{asked}] is illegal, {topic} Producer: {}", connection.peer()),
+            format!(
+                "request queueId[{asked}] is illegal, {topic} Producer: {}",
+                connection.peer()
+            ),
         ));
     }
     Ok(QueueId::from_wire(request.queue_id)
@@ -242,9 +254,27 @@ fn redirect_retry(
             format!("batch request does not support retry group {group}"),
         ));
     }
-    let times_max = request.max_reconsume_times.filter(|_| frame.version >= VERSION_3_4_9);
+    let Some(settings) = broker.groups.get(group) else {
+        return Err(Refused::new(
+            ResponseCode::SubscriptionGroupNotExist,
+            format!("subscription group not exist, {group}"),
+        ));
+    };
+    let asked = request
+        .max_reconsume_times
+        .filter(|_| frame.version >= VERSION_3_4_9);
+    let times_max = asked.unwrap_or(settings.retry_max_times);
     let times = request.reconsume_times.unwrap_or(0);
-    retry::redirect_retry_send(broker, request.topic, times, times_max)
+    // An orderly consumer retries in place; what it sends has come to its end.
+    if times <= times_max && !broker.order_locks.holds_any(group) {
+        return Ok(None);
+    }
+    let dead_letter = topic::dlq_of(group);
+    broker.topics.ensure(&dead_letter, 1);
+    broker
+        .stats
+        .dead_lettered(group, request.topic, broker.clock.now_ms());
+    Ok(Some(dead_letter))
 }
 
 fn tag_flag(topic: &TopicConfig) -> i32 {
@@ -268,7 +298,7 @@ impl<'f> Message<'_, 'f> {
         self,
         broker: &Arc<Broker>,
         config: &BrokerConfig,
-        accepted: &mut Accepted<'f>,
+        accepted: &mut Accepted<'f, '_>,
         arena: &mut Vec<u8>,
     ) -> Result<(), Refused> {
         self.check_key()?;
@@ -281,9 +311,11 @@ impl<'f> Message<'_, 'f> {
         if let Some(dead_letter) = self.dead_letter {
             push_pair(arena, names::DELAY, "-1");
             range.end = arena.len();
-            accepted.topic = StoredTopic::Renamed(dead_letter);
+            accepted.topic = StoredTopic::Renamed(Cow::Owned(dead_letter));
             accepted.stored_queue = QueueId::new(0);
-        } else if let Some(redirect) = self.redirect(broker, config, accepted, &arena[range.clone()])? {
+        } else if let Some(redirect) =
+            self.redirect(broker, config, accepted, &arena[range.clone()])?
+        {
             accepted.topic = StoredTopic::Renamed(redirect.topic);
             accepted.stored_queue = redirect.queue;
             accepted.recall_handle = redirect.recall_handle;
@@ -303,7 +335,7 @@ impl<'f> Message<'_, 'f> {
         &self,
         broker: &Arc<Broker>,
         config: &BrokerConfig,
-        accepted: &mut Accepted<'f>,
+        accepted: &mut Accepted<'f, '_>,
         properties: &[u8],
     ) -> Result<Option<Redirect>, Refused> {
         let properties = Properties::new(properties);
@@ -323,7 +355,10 @@ impl<'f> Message<'_, 'f> {
         }
         if self.noticed.is_delayed {
             let now_ms = broker.clock.now_ms();
-            return broker.delay.on_send(properties, self.request.topic, queue, now_ms);
+            let redirect = broker
+                .delay
+                .on_send(properties, self.request.topic, queue, now_ms)?;
+            return Ok(redirect.map(Redirect::from));
         }
         Ok(None)
     }
@@ -331,7 +366,9 @@ impl<'f> Message<'_, 'f> {
     /// A compacted topic keeps the last message of each key, so there must be one.
     fn check_key(&self) -> Result<(), Refused> {
         let attributes = &self.topic_config.attributes;
-        let compacted = attributes.get("cleanup.policy").is_some_and(|policy| policy == "COMPACTION");
+        let compacted = attributes
+            .get("cleanup.policy")
+            .is_some_and(|policy| policy == "COMPACTION");
         if compacted && self.noticed.keys.is_none() {
             return Err(Refused::new(
                 ResponseCode::MessageIllegal,
@@ -358,10 +395,14 @@ impl<'f> Message<'_, 'f> {
         let mut parts = Vec::new();
         for message in batch::messages(body) {
             let message = message.map_err(|error| {
-                Refused::new(ResponseCode::SystemError, format!("the batch does not parse: {error}"))
+                Refused::new(
+                    ResponseCode::SystemError,
+                    format!("the batch does not parse: {error}"),
+                )
             })?;
             let noticed = Noticed::in_string(message.properties);
-            let properties = properties::complete(arena, message.properties, &noticed, None, config);
+            let properties =
+                properties::complete(arena, message.properties, &noticed, None, config);
             parts.push(Part {
                 flag: message.flag,
                 body: message.body,

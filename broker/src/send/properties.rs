@@ -71,12 +71,19 @@ pub(super) fn complete(
     } else {
         out.extend_from_slice(encoded);
         // Older clients leave the last separator out; what is added must not run into their last value.
-        if encoded.last().is_some_and(|&last| last != PROPERTY_SEPARATOR) {
+        if encoded
+            .last()
+            .is_some_and(|&last| last != PROPERTY_SEPARATOR)
+        {
             out.push(PROPERTY_SEPARATOR);
         }
     }
     push_pair(out, names::MSG_REGION, &config.region_id);
-    push_pair(out, names::TRACE_ON, if config.trace_on { "true" } else { "false" });
+    push_pair(
+        out,
+        names::TRACE_ON,
+        if config.trace_on { "true" } else { "false" },
+    );
     push_pair(out, names::CLUSTER, &config.broker_cluster_name);
     if let Some(unique_key) = unique_key {
         push_pair(out, names::UNIQ_KEY, unique_key);
@@ -86,7 +93,12 @@ pub(super) fn complete(
 
 fn without_brokers_names(encoded: &[u8]) -> Vec<u8> {
     let mut properties = PropertiesBuf::parse(encoded);
-    for name in [names::POP_CK, names::MSG_REGION, names::TRACE_ON, names::CLUSTER] {
+    for name in [
+        names::POP_CK,
+        names::MSG_REGION,
+        names::TRACE_ON,
+        names::CLUSTER,
+    ] {
         properties.remove(name);
     }
     properties.encode()
@@ -99,7 +111,13 @@ mod tests {
     fn completed(encoded: &[u8], unique_key: Option<&str>) -> String {
         let mut out = b"before".to_vec();
         let noticed = Noticed::in_string(encoded);
-        let range = complete(&mut out, encoded, &noticed, unique_key, &BrokerConfig::default());
+        let range = complete(
+            &mut out,
+            encoded,
+            &noticed,
+            unique_key,
+            &BrokerConfig::default(),
+        );
         String::from_utf8(out[range].to_vec()).unwrap()
     }
 
@@ -115,7 +133,10 @@ mod tests {
     fn a_producer_cannot_forge_what_the_broker_says() {
         let text = completed(b"POP_CK\x01x\x02CLUSTER\x01other\x02a\x01b\x02", None);
         assert!(text.starts_with("a\u{1}b\u{2}MSG_REGION"), "{text}");
-        assert!(!text.contains("POP_CK") && !text.contains("other"), "{text}");
+        assert!(
+            !text.contains("POP_CK") && !text.contains("other"),
+            "{text}"
+        );
     }
 
     #[test]

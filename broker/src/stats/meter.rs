@@ -165,7 +165,10 @@ impl Rate {
             Some((second, sum)) if *second >= now_s => *sum += count,
             _ => {
                 ring.push_back((now_s, count));
-                while ring.front().is_some_and(|(second, _)| second + RATE_SECONDS_MAX < now_s) {
+                while ring
+                    .front()
+                    .is_some_and(|(second, _)| second + RATE_SECONDS_MAX < now_s)
+                {
                     ring.pop_front();
                 }
             }
@@ -186,7 +189,13 @@ impl Rate {
             counted.sum::<u64>() as f64 / span as f64
         };
         [10, 60, RATE_SECONDS_MAX]
-            .map(|span| if uptime_s >= span { format!("{:?}", average(span)) } else { String::new() })
+            .map(|span| {
+                if uptime_s >= span {
+                    format!("{:?}", average(span))
+                } else {
+                    String::new()
+                }
+            })
             .join(" ")
     }
 }

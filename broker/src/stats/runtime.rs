@@ -1,6 +1,7 @@
 //! What `brokerStatus` and `clusterList` show (request 28): keys and text forms as the original has them.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -28,8 +29,14 @@ impl Stats {
         add_store(broker, &mut table);
         for (pool, capacity) in POOLS {
             table.insert(format!("{pool}ThreadPoolQueueSize"), "0".to_owned());
-            table.insert(format!("{pool}ThreadPoolQueueCapacity"), capacity.to_owned());
-            table.insert(format!("{pool}ThreadPoolQueueHeadWaitTimeMills"), "0".to_owned());
+            table.insert(
+                format!("{pool}ThreadPoolQueueCapacity"),
+                capacity.to_owned(),
+            );
+            table.insert(
+                format!("{pool}ThreadPoolQueueHeadWaitTimeMills"),
+                "0".to_owned(),
+            );
         }
         let mut set = |key: &str, value: &str| table.insert(key.to_owned(), value.to_owned());
         set("EndTransactionQueueSize", "0");
@@ -53,27 +60,114 @@ impl Stats {
         set("brokerActive", "true".to_owned());
         set("bootTimestamp", self.boot_ms.to_string());
         set("runtime", runtime_text(Duration::from_secs(uptime)));
-        set("msgPutTotalYesterdayMorning", mornings.put_yesterday.to_string());
+        set(
+            "msgPutTotalYesterdayMorning",
+            mornings.put_yesterday.to_string(),
+        );
         set("msgPutTotalTodayMorning", mornings.put_today.to_string());
         set("msgPutTotalTodayNow", puts.to_string());
-        set("msgGetTotalYesterdayMorning", mornings.got_yesterday.to_string());
+        set(
+            "msgGetTotalYesterdayMorning",
+            mornings.got_yesterday.to_string(),
+        );
         set("msgGetTotalTodayMorning", mornings.got_today.to_string());
-        set("msgGetTotalTodayNow", self.gets.load(Ordering::Relaxed).to_string());
+        set(
+            "msgGetTotalTodayNow",
+            self.gets.load(Ordering::Relaxed).to_string(),
+        );
         set("putTps", self.put_rate.text(now_ms, uptime));
         set("getFoundTps", self.found_rate.text(now_ms, uptime));
         set("getMissTps", self.miss_rate.text(now_ms, uptime));
         set("getTotalTps", self.pull_rate.text(now_ms, uptime));
-        set("getTransferredTps", self.transferred_rate.text(now_ms, uptime));
+        set(
+            "getTransferredTps",
+            self.transferred_rate.text(now_ms, uptime),
+        );
         set("putMessageTimesTotal", puts.to_string());
-        set("putMessageFailedTimes", self.put_failures.load(Ordering::Relaxed).to_string());
+        set(
+            "putMessageFailedTimes",
+            self.put_failures.load(Ordering::Relaxed).to_string(),
+        );
         let bytes = self.put_bytes.load(Ordering::Relaxed);
         set("putMessageSizeTotal", bytes.to_string());
         set("putMessageAverageSize", average(bytes, puts));
         set(
             "startAcceptSendRequestTimeStamp",
-            broker.config.get().start_accept_send_request_time_stamp.to_string(),
+            broker
+                .config
+                .get()
+                .start_accept_send_request_time_stamp
+                .to_string(),
         );
     }
+}
+
+fn add_store(broker: &Broker, table: &mut BTreeMap<String, String>) {
+    let store = broker.store.stats();
+    let mut set = |key: &str, value: String| table.insert(key.to_owned(), value);
+    let ratio = format!("{:.2}", f64::from(store.disk_used_percent) / 100.0);
+    let config = broker.config.get();
+    set(
+        &format!("commitLogDiskRatio_{}", config.store_path_commit_log),
+        ratio.clone(),
+    );
+    set("commitLogDiskRatio", ratio.clone());
+    set("consumeQueueDiskRatio", ratio);
+    set("commitLogMinOffset", store.log_min.to_string());
+    set("commitLogMaxOffset", store.log_max.to_string());
+    set(
+        "dispatchBehindBytes",
+        store.log_max.saturating_sub(store.dispatched).to_string(),
+    );
+    set("dispatchMaxBuffer", "0".to_owned());
+    set("remainTransientStoreBufferNumbs", i32::MAX.to_string());
+    set(
+        "remainHowManyDataToFlush",
+        format!("{} B", store.log_max.saturating_sub(store.flushed)),
+    );
+    set(
+        "earliestMessageTimeStamp",
+        broker.store.earliest_log_time().unwrap_or(-1).to_string(),
+    );
+    set("pageCacheLockTimeMills", "0".to_owned());
+    let latency = |fraction| {
+        format!(
+            "{:?}",
+            store.put_latency.quantile(fraction).as_secs_f64() * 1000.0
+        )
+    };
+    set("putLatency99", latency(0.99));
+    set("putLatency999", latency(0.999));
+    set(
+        "putMessageEntireTimeMax",
+        store.put_latency.quantile(1.0).as_millis().to_string(),
+    );
+    set("getMessageEntireTimeMax", "0".to_owned());
+    set(
+        "putMessageDistributeTime",
+        distribution(&store.put_latency.counts),
+    );
+}
+
+/// Appends by how long they took, in the original's steps of which those above a second are one here.
+fn distribution(counts: &[u64]) -> String {
+    // A power of two of microseconds each: below 1 ms are the first eleven, and so on.
+    const STEPS: [(&str, usize); 5] = [
+        ("<=0ms", 11),
+        ("0~10ms", 14),
+        ("10~50ms", 16),
+        ("50~1000ms", 20),
+        ("1s~", usize::MAX),
+    ];
+    let mut from = 0;
+    let mut text = String::new();
+    for (name, to) in STEPS {
+        let to = to.min(counts.len());
+        let sum: u64 = counts.get(from..to).unwrap_or_default().iter().sum();
+        let _ = write!(text, "[{name}]:{sum} ");
+        from = to;
+    }
+    text
 }
 
 /// Days to seconds, in the original's brackets.
