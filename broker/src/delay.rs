@@ -29,10 +29,12 @@ pub mod on_send;
 pub mod progress;
 pub mod recall;
 mod recalled;
+mod store_log;
 pub mod timers;
 
 pub use log::{DelayLog, LogFault};
 pub use on_send::{DelayRefused, SendRules};
+pub use store_log::StoreLog;
 
 use deliver::Work;
 use progress::{Progress, ProgressFiles};
@@ -217,7 +219,12 @@ impl Delay {
         used.collect()
     }
 
-    /// Entries of the timer topic that are not yet read, and the delay of the next timer that waits, if one is late.
+    /// What the file `timercheck` holds in its first 56 bytes.
+    pub fn timer_check_point(&self) -> Vec<u8> {
+        progress::timer_check_point(self.progress.lock().now.timers)
+    }
+
+    /// Entries of the timer topic that are not yet read.
     pub fn timer_backlog(&self) -> u64 {
         let (_, max) = self.log.bounds(topic::TIMER_WHEEL, QueueId::new(0));
         max.saturating_sub(self.progress.lock().now.timers.read)

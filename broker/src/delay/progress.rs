@@ -215,12 +215,16 @@ fn decode_slot(slot: &[u8]) -> Option<(u64, Progress)> {
 
 /// Seven numbers at the start of 4096 bytes (spec/store.md §6.4). RocketMQ, given the store back, reads the timer queue again from
 /// the number that stands where its own position was, so that is the first timer which still waits.
-fn encode_timer_check(timers: TimerProgress) -> Vec<u8> {
+pub fn timer_check_point(timers: TimerProgress) -> Vec<u8> {
     let low = i64::try_from(timers.low).unwrap_or(i64::MAX);
-    let mut bytes: Vec<u8> = [timers.acted_ms, 0, low, low, 0, 0, 0]
+    [timers.acted_ms, 0, low, low, 0, 0, 0]
         .iter()
         .flat_map(|number| number.to_be_bytes())
-        .collect();
+        .collect()
+}
+
+fn encode_timer_check(timers: TimerProgress) -> Vec<u8> {
+    let mut bytes = timer_check_point(timers);
     // Behind RocketMQ's numbers, which end at 56: how far we ourselves have read.
     bytes.extend(timers.read.to_be_bytes());
     bytes.resize(TIMER_CHECK_BYTES, 0);
