@@ -9,7 +9,6 @@ use agena_protocol::response_code::ResponseCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::delay::DelayRefused;
 use crate::groups::GroupRefused;
 use crate::send::Refused;
 use crate::snapshot_files::SnapshotError;
@@ -89,15 +88,5 @@ impl From<GroupRefused> for Refused {
             GroupRefused::Attributes(fault) => fault.into(),
             GroupRefused::NotDurable(fault) => fault.into(),
         }
-    }
-}
-
-impl From<DelayRefused> for Refused {
-    fn from(refused: DelayRefused) -> Self {
-        let code = match refused {
-            DelayRefused::Illegal { .. } => ResponseCode::MessageIllegal,
-            DelayRefused::TimersDisabled => ResponseCode::SystemError,
-        };
-        Self::new(code, refused.to_string())
     }
 }

@@ -22,6 +22,8 @@ use agena_store::{Dispatched, Observer, Store, StoreError};
 use thiserror::Error;
 use tokio::sync::watch;
 
+use crate::admin::assignment::RequestModes;
+use crate::admin::broker::ColdReadThresholds;
 use crate::config::{BrokerConfig, ConfigCell, ConfigError, UpdateError};
 use crate::delay::Delay;
 use crate::groups::Groups;
@@ -98,6 +100,8 @@ pub struct Broker {
     pub(crate) delay: Arc<Delay>,
     pub(crate) stats: Stats,
     pub(crate) registration: Arc<Registration>,
+    pub(crate) request_modes: RequestModes,
+    pub(crate) cold_read_thresholds: ColdReadThresholds,
     pub(crate) unique_ids: UniqueIds,
     /// Threads for cold reads, and others for operators, so that neither waits for the other.
     pub(crate) readers: Pool,

@@ -29,12 +29,11 @@ pub mod on_send;
 pub mod progress;
 pub mod recall;
 mod recalled;
-mod store_log;
+pub mod store_log;
 pub mod timers;
 
 pub use log::{DelayLog, LogFault};
 pub use on_send::{DelayRefused, SendRules};
-pub use store_log::StoreLog;
 
 use deliver::Work;
 use progress::{Progress, ProgressFiles};

@@ -4,6 +4,7 @@
 //! way in and `pull` with `hold` for its way out.
 #![forbid(unsafe_code)]
 
+mod admin;
 pub mod broker;
 mod command_line;
 pub mod config;
@@ -19,7 +20,9 @@ mod pool;
 mod pull;
 mod query;
 mod registration;
+mod request_reply;
 mod requests;
+mod retry;
 mod send;
 pub mod sessions;
 pub mod snapshot_files;

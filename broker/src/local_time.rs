@@ -11,6 +11,15 @@ pub fn text(ms: i64) -> String {
     }
 }
 
+/// `yyyy-MM-dd#HH:mm:ss:SSS` in the local zone, as consume time spans have it.
+#[must_use]
+pub fn mark(ms: i64) -> String {
+    match Local.timestamp_millis_opt(ms).single() {
+        Some(time) => time.format("%Y-%m-%d#%H:%M:%S:%3f").to_string(),
+        None => ms.to_string(),
+    }
+}
+
 /// The local day that `ms` falls on.
 #[must_use]
 pub fn day(ms: i64) -> Option<NaiveDate> {

@@ -29,7 +29,12 @@ use crate::send::Refused;
 const PUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Requests 324 and 325: answers through `reply_to` once the waiting client has answered.
-pub fn reply(broker: &Arc<Broker>, connection: &Arc<Connection>, request: Command, reply_to: ReplyTo) {
+pub fn reply(
+    broker: &Arc<Broker>,
+    connection: &Arc<Connection>,
+    request: Command,
+    reply_to: ReplyTo,
+) {
     let broker = Arc::clone(broker);
     let connection = Arc::clone(connection);
     let runtime = broker.runtime.clone();
@@ -93,7 +98,9 @@ fn checked_queue(broker: &Broker, header: &SendMessageRequest<'_>) -> Result<Que
         .map_err(|fault| Refused::new(ResponseCode::InvalidParameter, fault.to_string()))?;
     let unit_mode = header.unit_mode == Some(true);
     let queues = header.default_topic_queue_nums;
-    let created = broker.topics.create_on_send(name, header.default_topic, queues, unit_mode);
+    let created = broker
+        .topics
+        .create_on_send(name, header.default_topic, queues, unit_mode);
     let config = created.ok_or_else(|| {
         let remark = format!("topic[{name}] not exist, apply first please!");
         Refused::new(ResponseCode::TopicNotExist, remark)
@@ -118,7 +125,9 @@ async fn push(
         return Err("reply message properties[REPLY_TO_CLIENT] is null".into());
     };
     let Some(client) = broker.sessions.client(&client_id) else {
-        return Err(format!("push reply message fail, channel of <{client_id}> not found."));
+        return Err(format!(
+            "push reply message fail, channel of <{client_id}> not found."
+        ));
     };
     let now_ms = broker.clock.now_ms();
     pushed.set(properties::PUSH_REPLY_TIME, now_ms.to_string());

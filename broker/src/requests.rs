@@ -14,12 +14,18 @@ use agena_remoting::connection::Connection;
 use agena_remoting::reply::{Replies, ReplyTo};
 use agena_remoting::server::Service;
 
+use crate::admin::{self, assignment, consume_stats, group, offset, topic};
 use crate::broker::Broker;
 use crate::pool::Turn;
-use crate::{pull, query, send};
+use crate::send::Refused;
+use crate::sessions::requests as clients;
+use crate::{pull, query, request_reply, retry, send};
 
 /// A request that runs on the pool.
 type Clerk = fn(&Arc<Broker>, &Arc<Connection>, &Command) -> Command;
+
+/// A request that runs on the pool and may be refused.
+type RefusableClerk = fn(&Arc<Broker>, &Arc<Connection>, &Command) -> Result<Command, Refused>;
 
 /// The requests of one listener.
 pub(crate) struct Requests {
@@ -74,8 +80,60 @@ impl Requests {
                     query::query_message(broker, request)
                 });
             }
-            _ => not_supported(frame, replies),
+            RequestCode::HeartBeat => {
+                answer(
+                    frame,
+                    clients::heartbeat(broker, connection, frame),
+                    replies,
+                );
+            }
+            RequestCode::UnregisterClient => {
+                answer(
+                    frame,
+                    clients::unregister(broker, connection, frame),
+                    replies,
+                );
+            }
+            RequestCode::GetConsumerListByGroup => {
+                answer(frame, clients::consumer_list(broker, frame), replies);
+            }
+            RequestCode::CheckClientConfig => {
+                answer(frame, clients::check_client_config(broker, frame), replies);
+            }
+            RequestCode::LockBatchMq => answer(frame, clients::lock_queues(broker, frame), replies),
+            RequestCode::UnlockBatchMq => {
+                answer(frame, clients::unlock_queues(broker, frame), replies);
+            }
+            RequestCode::SendReplyMessage | RequestCode::SendReplyMessageV2 => {
+                let reply_to = ReplyTo::of(connection, frame);
+                request_reply::reply(broker, connection, frame.to_command(), reply_to);
+            }
+            RequestCode::GetConsumerRunningInfo
+            | RequestCode::ConsumeMessageDirectly
+            | RequestCode::InvokeBrokerToGetConsumerStatus => {
+                let reply_to = ReplyTo::of(connection, frame);
+                admin::relay::relay(broker, frame.to_command(), reply_to);
+            }
+            RequestCode::ConsumerSendMsgBack => self.refusable(connection, frame, retry::send_back),
+            code => match operators(code) {
+                Some(clerk) => self.refusable(connection, frame, clerk),
+                None => not_supported(frame, replies),
+            },
         }
+    }
+
+    /// Has a request answered by the pool of clerks that may be refused.
+    fn refusable(&self, connection: &Arc<Connection>, frame: &Frame<'_>, clerk: RefusableClerk) {
+        let broker = self.broker.clone();
+        let connection = connection.clone();
+        let reply_to = ReplyTo::of(&connection, frame);
+        let request = frame.to_command();
+        self.broker.clerks.run(move |turn| {
+            reply_to.send(match turn {
+                Turn::Run => command_of(clerk(&broker, &connection, &request)),
+                Turn::Full => too_busy(),
+            });
+        });
     }
 
     /// Has a request answered by the pool of clerks.
@@ -87,10 +145,7 @@ impl Requests {
         self.broker.clerks.run(move |turn| {
             reply_to.send(match turn {
                 Turn::Run => clerk(&broker, &connection, &request),
-                Turn::Full => {
-                    let remark = "too many requests wait for a thread".to_owned();
-                    Command::response(ResponseCode::SystemBusy, remark)
-                }
+                Turn::Full => too_busy(),
             });
         });
     }
@@ -110,6 +165,72 @@ impl Service for Requests {
     fn closed(&self, connection: &Arc<Connection>) {
         self.broker.sessions.closed(connection.id());
     }
+}
+
+/// What operators ask and do.
+fn operators(code: RequestCode) -> Option<RefusableClerk> {
+    Some(match code {
+        RequestCode::UpdateAndCreateTopic => topic::update,
+        RequestCode::UpdateAndCreateTopicList => topic::update_list,
+        RequestCode::DeleteTopicInBroker => topic::delete,
+        RequestCode::GetAllTopicConfig => topic::all,
+        RequestCode::GetTopicConfig => topic::config,
+        RequestCode::GetTopicStatsInfo => topic::stats,
+        RequestCode::QueryTopicConsumeByWho => topic::consumed_by,
+        RequestCode::GetSystemTopicListFromBroker => topic::system,
+        RequestCode::CleanUnusedTopic => topic::clean_unused,
+        RequestCode::CleanExpiredConsumequeue => topic::clean_expired_queues,
+        RequestCode::DeleteExpiredCommitlog => topic::delete_expired_log,
+        RequestCode::UpdateAndCreateSubscriptiongroup => group::update,
+        RequestCode::UpdateAndCreateSubscriptiongroupList => group::update_list,
+        RequestCode::DeleteSubscriptiongroup => group::delete,
+        RequestCode::GetAllSubscriptiongroupConfig => group::all,
+        RequestCode::GetSubscriptiongroupConfig => group::config,
+        RequestCode::UpdateAndGetGroupForbidden => group::forbidden,
+        RequestCode::QueryTopicsByConsumer => group::topics,
+        RequestCode::QuerySubscriptionByConsumer => group::subscription,
+        RequestCode::GetConsumerConnectionList => admin::clients::of_consumer_group,
+        RequestCode::GetProducerConnectionList => admin::clients::of_producer_group,
+        RequestCode::GetAllProducerInfo => admin::clients::all_producers,
+        RequestCode::GetConsumeStats => consume_stats::of_group,
+        RequestCode::GetBrokerConsumeStats => consume_stats::of_broker,
+        RequestCode::QueryConsumeTimeSpan => consume_stats::time_span,
+        RequestCode::InvokeBrokerToResetOffset => admin::reset::reset,
+        RequestCode::CloneGroupOffset => offset::clone_group,
+        RequestCode::QueryCorrectionOffset => offset::correction,
+        RequestCode::GetAllConsumerOffset => offset::all,
+        RequestCode::GetAllDelayOffset => offset::of_delay_levels,
+        RequestCode::GetTimerCheckPoint => offset::timer_check_point,
+        RequestCode::GetTimerMetrics => offset::timer_metrics,
+        RequestCode::UpdateBrokerConfig => admin::broker::update_config,
+        RequestCode::GetBrokerConfig => admin::broker::config,
+        RequestCode::GetBrokerRuntimeInfo => admin::broker::runtime_info,
+        RequestCode::ViewBrokerStatsData => admin::broker::view_stats,
+        RequestCode::QueryConsumeQueue => admin::broker::queue_entries,
+        RequestCode::GetBrokerHaStatus => admin::broker::replication_status,
+        RequestCode::UpdateColdDataFlowCtrConfig => admin::broker::set_cold_thresholds,
+        RequestCode::RemoveColdDataFlowCtrConfig => admin::broker::remove_cold_threshold,
+        RequestCode::GetColdDataFlowCtrInfo => admin::broker::cold_thresholds,
+        RequestCode::SetCommitlogReadMode => admin::broker::set_read_ahead,
+        RequestCode::QueryAssignment => assignment::query,
+        RequestCode::SetMessageRequestMode => assignment::set_mode,
+        RequestCode::GetAllMessageRequestMode => assignment::all_modes,
+        RequestCode::RecallMessage => admin::recall::recall,
+        _ => return None,
+    })
+}
+
+fn answer(frame: &Frame<'_>, answer: Result<Command, Refused>, replies: &mut Replies) {
+    replies.push_command(frame, command_of(answer));
+}
+
+fn command_of(answer: Result<Command, Refused>) -> Command {
+    answer.unwrap_or_else(|refused| Command::response(refused.code, refused.remark))
+}
+
+fn too_busy() -> Command {
+    let remark = "too many requests wait for a thread".to_owned();
+    Command::response(ResponseCode::SystemBusy, remark)
 }
 
 fn is_send(frame: &Frame<'_>) -> bool {

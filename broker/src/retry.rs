@@ -22,23 +22,22 @@ use crate::broker::Broker;
 use crate::send::Refused;
 
 /// Clients before 3.4.9 do not mean it when they send `maxReconsumeTimes`.
-const VERSION_3_4_9: i32 = 121;
+pub(crate) const VERSION_3_4_9: i32 = 121;
 
 /// The level of the first retry: 10 s.
 const FIRST_RETRY_LEVEL: i32 = 3;
 
-/// The topic that a send to a retry topic is stored under instead: `%DLQ%group` when the message was tried more often than allowed, or
+/// The topic that a send to the retry topic of a group is stored under instead: `%DLQ%group` when the message was tried more often than allowed, or
 /// while any queue is locked for the group, since then it consumes in order and gave the message up.
 ///
 /// # Errors
 /// Code 26 when there is no such group.
 pub fn redirect_retry_send(
     broker: &Broker,
-    retry_topic: &str,
+    name: &str,
     reconsume_times: i32,
     max_reconsume_times: Option<i32>,
 ) -> Result<Option<String>, Refused> {
-    let name = topic::group_of_retry(retry_topic).unwrap_or(retry_topic);
     let config = group_config(broker, name)?;
     let max = max_reconsume_times.unwrap_or(config.retry_max_times);
     if reconsume_times <= max && !broker.order_locks.holds_any(name) {
@@ -46,7 +45,9 @@ pub fn redirect_retry_send(
     }
     let dead_letters = topic::dlq_of(name);
     broker.topics.ensure(&dead_letters, 1);
-    broker.stats.dead_lettered(name, &dead_letters, broker.clock.now_ms());
+    broker
+        .stats
+        .dead_lettered(name, &dead_letters, broker.clock.now_ms());
     Ok(Some(dead_letters))
 }
 
@@ -60,7 +61,10 @@ pub fn send_back(
     let config = group_config(broker, header.group)?;
     let own = broker.config.get();
     if !own.is_writable() {
-        let remark = format!("the broker[{}] sending message is forbidden", own.broker_ip1);
+        let remark = format!(
+            "the broker[{}] sending message is forbidden",
+            own.broker_ip1
+        );
         return Err(Refused::new(ResponseCode::NoPermission, remark));
     }
     if config.retry_queue_nums <= 0 {
@@ -69,7 +73,9 @@ pub fn send_back(
     let retry_topic = topic::retry_of(header.group);
     let retry = broker.topics.get(&retry_topic).unwrap_or_else(|| {
         let unit_mode = header.unit_mode == Some(true);
-        broker.topics.ensure_retry(&retry_topic, config.retry_queue_nums, false, unit_mode)
+        broker
+            .topics
+            .ensure_retry(&retry_topic, config.retry_queue_nums, false, unit_mode)
     });
     if !retry.is_writable() {
         let remark = format!("the topic[{retry_topic}] sending message is forbidden");
@@ -128,7 +134,10 @@ fn returned_properties(record: &RecordView<'_>, way: Way) -> Vec<u8> {
         returned.set(properties::RETRY_TOPIC, record.topic());
     }
     if returned.get(properties::ORIGIN_MESSAGE_ID).is_none() {
-        returned.set(properties::ORIGIN_MESSAGE_ID, record.offset_id().to_string());
+        returned.set(
+            properties::ORIGIN_MESSAGE_ID,
+            record.offset_id().to_string(),
+        );
     }
     returned.set(properties::WAIT, "false");
     let level = match way {
@@ -146,9 +155,15 @@ fn store(
     properties: &[u8],
 ) -> Result<(), Refused> {
     let now_ms = broker.clock.now_ms();
-    let waits = broker.delay.on_send(Properties::new(properties), topic, *queue, now_ms)?;
+    let waits = broker
+        .delay
+        .on_send(Properties::new(properties), topic, *queue, now_ms)?;
     let (topic, queue_id, properties) = match &waits {
-        Some(redirect) => (redirect.topic, redirect.queue, redirect.properties.as_slice()),
+        Some(redirect) => (
+            redirect.topic,
+            redirect.queue,
+            redirect.properties.as_slice(),
+        ),
         None => (topic.as_str(), *queue, properties),
     };
     let mut batch = broker.store.batch();
@@ -171,7 +186,10 @@ fn store(
         Refused::new(ResponseCode::SystemError, fault.to_string())
     };
     batch.push(message).map_err(|fault| refused(&fault))?;
-    broker.store.append(&mut batch).map_err(|fault| refused(&fault))?;
+    broker
+        .store
+        .append(&mut batch)
+        .map_err(|fault| refused(&fault))?;
     Ok(())
 }
 

@@ -26,6 +26,7 @@ use crate::filter::Filter;
 use crate::name_table::NameTable;
 
 mod consumer_group;
+pub(crate) mod requests;
 
 pub use consumer_group::{ConsumerGroup, GroupView, Member, Subscription};
 

@@ -50,7 +50,10 @@ impl RequestModes {
     fn set(&self, mode: SetMessageRequestModeRequestBody) -> Result<(), SnapshotError> {
         let text = {
             let mut modes = self.modes.lock();
-            let groups = modes.message_request_mode_map.entry(mode.topic.clone()).or_default();
+            let groups = modes
+                .message_request_mode_map
+                .entry(mode.topic.clone())
+                .or_default();
             groups.insert(mode.consumer_group.clone(), mode);
             fastjson::to_vec(&*modes, KeyStyle::Bare)
         };
@@ -81,7 +84,9 @@ pub fn query(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> An
     let all: Vec<MessageQueue> = config
         .map(|config| {
             let queues = queues(config.read_queue_nums);
-            queues.map(|queue| queue_of(broker, &asked.topic, queue)).collect()
+            queues
+                .map(|queue| queue_of(broker, &asked.topic, queue))
+                .collect()
         })
         .unwrap_or_default();
     let mine = match asked.message_model {
@@ -97,11 +102,13 @@ pub fn query(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> An
             share(&asked, &members, all)?
         }
     };
-    let assignments = mine.into_iter().map(|message_queue| MessageQueueAssignment {
-        attachments: None::<BTreeMap<String, String>>,
-        message_queue,
-        mode: MessageRequestMode::Pull,
-    });
+    let assignments = mine
+        .into_iter()
+        .map(|message_queue| MessageQueueAssignment {
+            attachments: None::<BTreeMap<String, String>>,
+            message_queue,
+            mode: MessageRequestMode::Pull,
+        });
     Ok(with_json(&QueryAssignmentResponseBody {
         message_queue_assignments: Some(assignments.collect()),
     }))

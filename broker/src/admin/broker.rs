@@ -42,7 +42,8 @@ pub struct ColdReadThresholds(Mutex<BTreeMap<String, i64>>);
 
 /// Request 25.
 pub fn update_config(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
-    let text = std::str::from_utf8(&request.body).map_err(|fault| system_error(fault.to_string()))?;
+    let text =
+        std::str::from_utf8(&request.body).map_err(|fault| system_error(fault.to_string()))?;
     broker.update_config(text).map_err(|fault| {
         let code = match fault {
             UpdateError::BlackListed => ResponseCode::NoPermission,
@@ -75,7 +76,8 @@ pub fn view_stats(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) 
     let header: ViewBrokerStatsDataRequest<'_> = request.header()?;
     let (name, key) = (header.stats_name, header.stats_key);
     let stats = broker.stats.view(name, key, broker.clock.now_ms());
-    let stats = stats.ok_or_else(|| system_error(format!("The stats <{name}> <{key}> not exist")))?;
+    let stats =
+        stats.ok_or_else(|| system_error(format!("The stats <{name}> <{key}> not exist")))?;
     Ok(with_json(&stats))
 }
 
@@ -98,7 +100,11 @@ pub fn queue_entries(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Comman
     let mut filter = None;
     if let Some(group) = group {
         match broker.sessions.subscription(group, topic) {
-            Subscribed::Found { data, filter: compiled, .. } => {
+            Subscribed::Found {
+                data,
+                filter: compiled,
+                ..
+            } => {
                 answer.subscription_data = Some((*data).clone());
                 filter = Some(compiled);
             }
@@ -143,7 +149,8 @@ pub fn replication_status(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command
 
 /// Request 2001: `group=threshold`, one a line.
 pub fn set_cold_thresholds(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
-    let text = std::str::from_utf8(&request.body).map_err(|fault| system_error(fault.to_string()))?;
+    let text =
+        std::str::from_utf8(&request.body).map_err(|fault| system_error(fault.to_string()))?;
     let mut thresholds = broker.cold_read_thresholds.0.lock();
     for (group, threshold) in properties_text::parse(text) {
         let number: i64 = threshold
@@ -158,7 +165,11 @@ pub fn set_cold_thresholds(broker: &Arc<Broker>, _: &Arc<Connection>, request: &
 }
 
 /// Request 2002: the group stands in the body.
-pub fn remove_cold_threshold(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub fn remove_cold_threshold(
+    broker: &Arc<Broker>,
+    _: &Arc<Connection>,
+    request: &Command,
+) -> Answer {
     let group = String::from_utf8_lossy(&request.body);
     broker.cold_read_thresholds.0.lock().remove(group.trim());
     Ok(Command::success())
@@ -182,6 +193,8 @@ pub fn set_read_ahead(_: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -
             let remark = "accepted without effect: the log is read ahead as the system sees fit";
             Ok(Command::response(ResponseCode::Success, remark.to_owned()))
         }
-        other => Err(invalid(format!("set commitlog readahead mode param value error: {other}"))),
+        other => Err(invalid(format!(
+            "set commitlog readahead mode param value error: {other}"
+        ))),
     }
 }

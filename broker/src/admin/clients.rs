@@ -34,7 +34,11 @@ pub fn of_consumer_group(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Co
     })?;
     let subscriptions = group.subscriptions.iter();
     Ok(with_json(&ConsumerConnection {
-        connection_set: group.members.iter().map(|member| info(&member.client)).collect(),
+        connection_set: group
+            .members
+            .iter()
+            .map(|member| info(&member.client))
+            .collect(),
         consume_from_where: group.consume_from_where,
         consume_type: group.consume_type,
         message_model: group.message_model,

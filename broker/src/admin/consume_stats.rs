@@ -23,7 +23,10 @@ use crate::local_time;
 /// Request 208: of the topics named, or of all that the group has offsets for.
 pub fn of_group(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: GetConsumeStatsRequest<'_> = request.header()?;
-    let named = |text: Option<&str>| text.filter(|text| !text.trim().is_empty()).map(str::to_owned);
+    let named = |text: Option<&str>| {
+        text.filter(|text| !text.trim().is_empty())
+            .map(str::to_owned)
+    };
     let topics: BTreeSet<String> = match (named(header.topic_list), named(header.topic)) {
         (Some(list), _) => list.split(';').map(str::to_owned).collect(),
         (None, Some(topic)) => BTreeSet::from([topic]),
@@ -32,7 +35,12 @@ pub fn of_group(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) ->
     let mut all = ConsumeStats::default();
     for topic in topics {
         if let Some(config) = consumed(broker, header.consumer_group, &topic) {
-            let stats = of_topic(broker, header.consumer_group, &config, config.read_queue_nums);
+            let stats = of_topic(
+                broker,
+                header.consumer_group,
+                &config,
+                config.read_queue_nums,
+            );
             all.offset_table.extend(stats.offset_table);
             all.consume_tps += stats.consume_tps;
         }
@@ -91,7 +99,10 @@ fn consumed(broker: &Broker, group: &str, topic: &str) -> Option<Arc<TopicConfig
 fn of_topic(broker: &Broker, group: &str, config: &TopicConfig, queue_nums: i32) -> ConsumeStats {
     let topic = config.topic_name.as_str();
     let table = queues(queue_nums).map(|queue| {
-        let consumed = broker.offsets.query(group, topic, queue).unwrap_or_default();
+        let consumed = broker
+            .offsets
+            .query(group, topic, queue)
+            .unwrap_or_default();
         let pulled = broker.offsets.last_pulled(group, topic, queue);
         let offsets = OffsetWrapper {
             broker_offset: broker.store.max_offset(topic, queue).wire(),
@@ -103,18 +114,33 @@ fn of_topic(broker: &Broker, group: &str, config: &TopicConfig, queue_nums: i32)
     });
     ConsumeStats {
         offset_table: table.collect(),
-        consume_tps: broker.stats.group_get_tps(group, topic, broker.clock.now_ms()),
+        consume_tps: broker
+            .stats
+            .group_get_tps(group, topic, broker.clock.now_ms()),
     }
 }
 
-fn span(broker: &Broker, header: &QueryConsumeTimeSpanRequest<'_>, queue: QueueId) -> QueueTimeSpan {
+fn span(
+    broker: &Broker,
+    header: &QueryConsumeTimeSpanRequest<'_>,
+    queue: QueueId,
+) -> QueueTimeSpan {
     let topic = header.topic;
     let max = broker.store.max_offset(topic, queue);
-    let consumed = broker.offsets.query(header.group, topic, queue).unwrap_or_default();
+    let consumed = broker
+        .offsets
+        .query(header.group, topic, queue)
+        .unwrap_or_default();
     let first = broker.store.earliest_store_time(topic, queue).unwrap_or(-1);
     let last = stored_before(broker, topic, queue, max).unwrap_or(-1);
     let consumed_at = stored_before(broker, topic, queue, consumed).unwrap_or(first);
-    let text = |ms: i64| if ms < 0 { String::new() } else { local_time::mark(ms) };
+    let text = |ms: i64| {
+        if ms < 0 {
+            String::new()
+        } else {
+            local_time::mark(ms)
+        }
+    };
     QueueTimeSpan {
         consume_time_stamp: consumed_at,
         consume_time_stamp_str: text(consumed_at),

@@ -58,7 +58,10 @@ pub fn config(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> A
     let group = broker.groups.get_or_create(header.group);
     let config = group.as_deref().and_then(|group| group.config.as_ref());
     let config = config.ok_or_else(|| {
-        Refused::new(ResponseCode::SubscriptionGroupNotExist, "No group in this broker")
+        Refused::new(
+            ResponseCode::SubscriptionGroupNotExist,
+            "No group in this broker",
+        )
     })?;
     Ok(with_json(config))
 }

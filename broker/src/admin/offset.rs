@@ -70,7 +70,11 @@ pub fn clone_group(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command)
 /// Request 308: by queue, the least offset of all groups; for queues where the compared group is behind that, the largest number.
 pub fn correction(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: QueryCorrectionOffsetRequest<'_> = request.header()?;
-    let left_out: BTreeSet<&str> = header.filter_groups.unwrap_or_default().split(',').collect();
+    let left_out: BTreeSet<&str> = header
+        .filter_groups
+        .unwrap_or_default()
+        .split(',')
+        .collect();
     let mut least: BTreeMap<QueueId, i64> = BTreeMap::new();
     for group in broker.offsets.groups_of_topic(header.topic) {
         if left_out.contains(group.as_str()) {
@@ -94,7 +98,9 @@ pub fn correction(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) 
     }
     let offsets = least.into_iter();
     Ok(with_json(&QueryCorrectionOffsetBody {
-        correction_offsets: offsets.map(|(queue, offset)| (queue.wire(), offset)).collect(),
+        correction_offsets: offsets
+            .map(|(queue, offset)| (queue.wire(), offset))
+            .collect(),
     }))
 }
 

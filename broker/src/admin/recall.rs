@@ -40,8 +40,8 @@ pub fn recall(broker: &Arc<Broker>, connection: &Arc<Connection>, request: &Comm
 
 fn checked(broker: &Broker, header: &RecallMessageRequest<'_>) -> Result<RecallHandle, Refused> {
     let illegal = |remark: &str| Refused::new(ResponseCode::IllegalOperation, remark);
-    let handle = recall::parse(header.recall_handle)
-        .ok_or_else(|| illegal("recall handle is invalid"))?;
+    let handle =
+        recall::parse(header.recall_handle).ok_or_else(|| illegal("recall handle is invalid"))?;
     if handle.topic != header.topic {
         return Err(illegal("recall failed, topic not match"));
     }
@@ -49,7 +49,7 @@ fn checked(broker: &Broker, header: &RecallMessageRequest<'_>) -> Result<RecallH
         return Err(illegal("recall failed, broker service not available"));
     }
     let wait_ms = handle.deliver_ms.saturating_sub(broker.clock.now_ms());
-    let longest = broker.config.get().timer_max_delay_sec;
+    let longest = broker.config.get().timer_max_delay.duration();
     let longest_ms = i64::try_from(longest.as_millis()).unwrap_or(i64::MAX);
     if wait_ms <= 0 || wait_ms >= longest_ms {
         return Err(illegal("recall failed, timestamp invalid"));
@@ -71,7 +71,10 @@ fn store_mark(
     mark.set(properties::UNIQ_KEY, handle.unique_key.as_str());
     mark.set(properties::TIMER_DELIVER_MS, handle.deliver_ms.to_string());
     mark.set(properties::BORN_TIMESTAMP, now_ms.to_string());
-    mark.set(properties::PGROUP, header.producer_group.unwrap_or_default());
+    mark.set(
+        properties::PGROUP,
+        header.producer_group.unwrap_or_default(),
+    );
     let encoded = mark.encode();
     let waits = broker.delay.on_send(
         Properties::new(&encoded),
@@ -80,7 +83,10 @@ fn store_mark(
         now_ms,
     )?;
     let waits = waits.ok_or_else(|| {
-        Refused::new(ResponseCode::IllegalOperation, "recall failed, timestamp invalid")
+        Refused::new(
+            ResponseCode::IllegalOperation,
+            "recall failed, timestamp invalid",
+        )
     })?;
     let unavailable = |fault: &dyn std::fmt::Display| {
         Refused::new(ResponseCode::ServiceNotAvailable, fault.to_string())

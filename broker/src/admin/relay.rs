@@ -42,9 +42,8 @@ pub fn relay(broker: &Arc<Broker>, request: Command, reply_to: ReplyTo) {
             Some(RequestCode::ConsumeMessageDirectly) => consume_directly(&broker, &request).await,
             _ => consumer_status(&broker, &request).await,
         };
-        reply_to.send(answer.unwrap_or_else(|refused| {
-            Command::response(refused.code, refused.remark)
-        }));
+        reply_to
+            .send(answer.unwrap_or_else(|refused| Command::response(refused.code, refused.remark)));
     });
 }
 
@@ -53,7 +52,10 @@ async fn running_info(broker: &Broker, request: &Command) -> Answer {
     let header: GetConsumerRunningInfoRequest<'_> = request.header()?;
     let client = online(broker, header.consumer_group, header.client_id)?;
     if client.version < VERSION_3_1_8_SNAPSHOT {
-        let remark = format!("The Consumer <{}> Version too low to finish, please upgrade it", header.client_id);
+        let remark = format!(
+            "The Consumer <{}> Version too low to finish, please upgrade it",
+            header.client_id
+        );
         return Err(system_error(remark));
     }
     let mut call = Command::request(RequestCode::GetConsumerRunningInfo);
@@ -89,7 +91,9 @@ async fn consumer_status(broker: &Broker, request: &Command) -> Answer {
     let header: InvokeBrokerToGetConsumerStatusRequest<'_> = request.header()?;
     let (topic, group) = (header.topic, header.group);
     let online = broker.sessions.consumer_group(group).ok_or_else(|| {
-        system_error(format!("No Any Consumer online in the consumer group: [{group}]"))
+        system_error(format!(
+            "No Any Consumer online in the consumer group: [{group}]"
+        ))
     })?;
     let wanted = header.client_addr.filter(|id| !id.trim().is_empty());
     let mut status = GetConsumerStatusBody::default();

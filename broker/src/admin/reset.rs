@@ -32,7 +32,12 @@ type Header<'e> = InvokeBrokerToResetOffsetRequest<'e>;
 /// Request 222.
 pub fn reset(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: Header<'_> = request.header()?;
-    tracing::info!(group = header.group, topic = header.topic, timestamp = header.timestamp, "reset of offsets");
+    tracing::info!(
+        group = header.group,
+        topic = header.topic,
+        timestamp = header.timestamp,
+        "reset of offsets"
+    );
     if broker.config.get().use_server_side_reset_offset {
         reset_here(broker, &header)
     } else {
@@ -48,7 +53,10 @@ fn reset_here(broker: &Arc<Broker>, header: &Header<'_>) -> Answer {
     })?;
     if broker.groups.get(group).is_none() {
         let remark = format!("Group {group} does not exist");
-        return Err(Refused::new(ResponseCode::SubscriptionGroupNotExist, remark));
+        return Err(Refused::new(
+            ResponseCode::SubscriptionGroupNotExist,
+            remark,
+        ));
     }
     let mut targets: Vec<(QueueId, QueueOffset)> = Vec::new();
     match header.queue_id.and_then(QueueId::from_wire) {
@@ -85,7 +93,9 @@ fn target_of_queue(
         .filter(|_| (min..=max.saturating_add(1)).contains(&wanted))
         .ok_or_else(|| {
             let range = format!("[{min}-{max}]");
-            system_error(format!("Target offset {wanted} not in consume queue range {range}"))
+            system_error(format!(
+                "Target offset {wanted} not in consume queue range {range}"
+            ))
         })
 }
 
@@ -103,7 +113,8 @@ fn offset_at(broker: &Broker, header: &Header<'_>, queue: QueueId) -> QueueOffse
 fn push_to_clients(broker: &Broker, header: &Header<'_>, for_c: bool) -> Answer {
     let (topic, group) = (header.topic, header.group);
     let config = broker.topics.get(topic).ok_or_else(|| {
-        let remark = format!("[reset-offset] reset offset failed, no topic in this broker. topic={topic}");
+        let remark =
+            format!("[reset-offset] reset offset failed, no topic in this broker. topic={topic}");
         system_error(remark)
     })?;
     let mut table: QueueMap<i64> = QueueMap::new();
@@ -112,7 +123,11 @@ fn push_to_clients(broker: &Broker, header: &Header<'_>, for_c: bool) -> Answer 
         let committed = committed
             .ok_or_else(|| system_error(format!("THe consumer group <{group}> not exist")))?;
         let wanted = offset_at(broker, header, queue);
-        let goes_on = if header.is_force { wanted } else { wanted.min(committed) };
+        let goes_on = if header.is_force {
+            wanted
+        } else {
+            wanted.min(committed)
+        };
         table.insert(queue_of(broker, topic, queue), goes_on.wire());
     }
     let online = broker.sessions.consumer_group(group).ok_or_else(|| {

@@ -69,7 +69,10 @@ pub fn delete(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> A
     }
     if broker.config.get().clear_retry_topic_when_delete_topic {
         for group in broker.offsets.groups_of_topic(name) {
-            for retry in [topic::pop_retry_v1(name, &group), topic::pop_retry_v2(name, &group)] {
+            for retry in [
+                topic::pop_retry_v1(name, &group),
+                topic::pop_retry_v2(name, &group),
+            ] {
                 if broker.topics.get(&retry).is_some() {
                     delete_one(broker, &retry)?;
                 }
@@ -132,7 +135,9 @@ pub fn stats(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> An
             max_offset: max.wire(),
             last_update_timestamp: stored_before(broker, name, queue, max).unwrap_or(0),
         };
-        table.offset_table.insert(queue_of(broker, name, queue), offsets);
+        table
+            .offset_table
+            .insert(queue_of(broker, name, queue), offsets);
     }
     Ok(with_json(&table))
 }
@@ -163,7 +168,10 @@ pub fn clean_unused(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> A
         .store
         .clean_unused_topics(&used)
         .map_err(|fault| system_error(fault.to_string()))?;
-    tracing::info!(?cleaned, "queues of topics that no longer exist are removed");
+    tracing::info!(
+        ?cleaned,
+        "queues of topics that no longer exist are removed"
+    );
     Ok(Command::success())
 }
 

@@ -16,6 +16,8 @@ use tokio::net::TcpSocket;
 use tokio::sync::watch;
 
 use super::{Arrivals, Broker, Identity, RunningBroker, StartError, keep_house, keep_offsets};
+use crate::admin::assignment::RequestModes;
+use crate::admin::broker::ColdReadThresholds;
 use crate::config::{BrokerConfig, ConfigCell, ConfigError, FlushDiskType};
 use crate::delay::store_log::StoreLog;
 use crate::delay::timers::TimerRules;
@@ -188,6 +190,8 @@ fn build(
         delay,
         stats: Stats::new(&*clock),
         registration,
+        request_modes: RequestModes::open(&config_dir)?,
+        cold_read_thresholds: ColdReadThresholds::default(),
         unique_ids: unique_ids(&config, &*clock),
         readers: Pool::new("reader", READERS.0, READERS.1),
         clerks: Pool::new("clerk", CLERKS.0, CLERKS.1),

@@ -9,7 +9,7 @@ use super::properties::{self, Noticed};
 use super::{Redirect, Refused};
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
-use crate::{local_time, transaction};
+use crate::{local_time, retry, transaction};
 use agena_protocol::batch;
 use agena_protocol::bodies::topic_config::{TopicConfig, TopicFilterType};
 use agena_protocol::frame::Frame;
@@ -21,9 +21,6 @@ use agena_protocol::request_code::RequestCode;
 use agena_protocol::response_code::ResponseCode;
 use agena_protocol::{sys_flag, topic};
 use agena_remoting::connection::Connection;
-
-/// Clients before 3.4.9 do not mean it when they send `maxReconsumeTimes`.
-const VERSION_3_4_9: i32 = 121;
 
 /// A message that may be stored.
 #[derive(Debug)]
@@ -254,27 +251,11 @@ fn redirect_retry(
             format!("batch request does not support retry group {group}"),
         ));
     }
-    let Some(settings) = broker.groups.get(group) else {
-        return Err(Refused::new(
-            ResponseCode::SubscriptionGroupNotExist,
-            format!("subscription group not exist, {group}"),
-        ));
-    };
-    let asked = request
+    let times_max = request
         .max_reconsume_times
-        .filter(|_| frame.version >= VERSION_3_4_9);
-    let times_max = asked.unwrap_or(settings.retry_max_times);
+        .filter(|_| frame.version >= retry::VERSION_3_4_9);
     let times = request.reconsume_times.unwrap_or(0);
-    // An orderly consumer retries in place; what it sends has come to its end.
-    if times <= times_max && !broker.order_locks.holds_any(group) {
-        return Ok(None);
-    }
-    let dead_letter = topic::dlq_of(group);
-    broker.topics.ensure(&dead_letter, 1);
-    broker
-        .stats
-        .dead_lettered(group, request.topic, broker.clock.now_ms());
-    Ok(Some(dead_letter))
+    retry::redirect_retry_send(broker, group, times, times_max)
 }
 
 fn tag_flag(topic: &TopicConfig) -> i32 {

@@ -13,10 +13,10 @@ use agena_protocol::bodies::subscription::CheckClientRequestBody;
 use agena_protocol::command::Command;
 use agena_protocol::fastjson::{self, KeyStyle};
 use agena_protocol::frame::Frame;
+use agena_protocol::headers::DecodeHeader;
 use agena_protocol::headers::client::{
     GetConsumerListByGroupRequest, HeartBeatResponse, UnregisterClientRequest,
 };
-use agena_protocol::headers::DecodeHeader;
 use agena_protocol::response_code::ResponseCode;
 use agena_protocol::topic;
 use agena_remoting::connection::Connection;
@@ -55,11 +55,18 @@ fn rules_of(broker: &Broker, consumer: &ConsumerData, without_sub: bool) -> Opti
         known.as_ref().is_some_and(|topic| topic.order)
     } else {
         let mut subscribed = consumer.subscription_data_set.iter();
-        subscribed.any(|data| broker.topics.get(&data.topic).is_some_and(|topic| topic.order))
+        subscribed.any(|data| {
+            broker
+                .topics
+                .get(&data.topic)
+                .is_some_and(|topic| topic.order)
+        })
     };
     if known.is_none_or(|topic| topic.order != order) && topic::check(&retry_topic).is_ok() {
         let queues = config.retry_queue_nums;
-        broker.topics.ensure_retry(&retry_topic, queues, order, consumer.unit_mode);
+        broker
+            .topics
+            .ensure_retry(&retry_topic, queues, order, consumer.unit_mode);
     }
     Some(GroupRules {
         notify: config.notify_consumer_ids_changed_enable,
