@@ -27,7 +27,10 @@ pub(crate) struct Asked {
 
 /// A message's properties as producers write them.
 pub(crate) fn properties(pairs: &[(&str, &str)]) -> String {
-    pairs.iter().map(|(name, value)| format!("{name}\u{1}{value}\u{2}")).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| format!("{name}\u{1}{value}\u{2}"))
+        .collect()
 }
 
 impl Asked {
@@ -39,11 +42,18 @@ impl Asked {
     pub(crate) fn to(broker: RunningBroker) -> Self {
         let address = broker.addr().to_string();
         let client = Client::new(ClientConfig::default(), Arc::new(NoRequests));
-        Self { broker, client, address }
+        Self {
+            broker,
+            client,
+            address,
+        }
     }
 
     pub(crate) async fn call(&self, command: Command) -> Command {
-        self.client.call(&self.address, command, TIMEOUT).await.unwrap()
+        self.client
+            .call(&self.address, command, TIMEOUT)
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn send(&self, topic: &str, queue: i32, text: &str, body: &[u8]) -> Command {
@@ -54,7 +64,10 @@ impl Asked {
     pub(crate) async fn stored(&self, topic: &str, queue: i32, text: &str, body: &[u8]) -> i64 {
         let answer = self.send(topic, queue, text, body).await;
         assert_eq!(answer.code, 0, "{:?}", answer.remark);
-        answer.header::<SendMessageResponse<'_>>().unwrap().queue_offset
+        answer
+            .header::<SendMessageResponse<'_>>()
+            .unwrap()
+            .queue_offset
     }
 
     pub(crate) async fn pull(&self, request: &PullMessageRequest<'_>) -> Pulled {
@@ -95,7 +108,9 @@ pub(crate) fn message(topic: &str, queue: i32, text: &str, body: &[u8]) -> Comma
         properties: Some(text),
         ..SendMessageRequestV2::default()
     };
-    Command::request(RequestCode::SendMessageV2).with_header(&header).with_body(body.to_vec())
+    Command::request(RequestCode::SendMessageV2)
+        .with_header(&header)
+        .with_body(body.to_vec())
 }
 
 /// A pull of everything from `offset` on that does not wait.
@@ -132,11 +147,18 @@ impl Pulled {
         Self {
             code: answer.code,
             remark: answer.remark.clone().unwrap_or_default(),
-            next: header.as_ref().map_or(-1, |header| header.next_begin_offset),
-            bounds: header.as_ref().map_or((-1, -1), |header| (header.min_offset, header.max_offset)),
+            next: header
+                .as_ref()
+                .map_or(-1, |header| header.next_begin_offset),
+            bounds: header
+                .as_ref()
+                .map_or((-1, -1), |header| (header.min_offset, header.max_offset)),
             forbidden_type: answer.ext.parsed("forbiddenType").unwrap(),
             bodies: records.iter().map(|record| text(record.body())).collect(),
-            properties: records.iter().map(|record| text(record.properties().encoded())).collect(),
+            properties: records
+                .iter()
+                .map(|record| text(record.properties().encoded()))
+                .collect(),
         }
     }
 }

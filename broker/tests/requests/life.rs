@@ -48,7 +48,13 @@ async fn messages_and_offsets_are_there_after_a_restart() {
         .with_ext("topic", "T")
         .with_ext("queueId", 0);
     let answer = asked.call(query).await;
-    assert_eq!(answer.header::<QueryConsumerOffsetResponse>().unwrap().offset, 7);
+    assert_eq!(
+        answer
+            .header::<QueryConsumerOffsetResponse>()
+            .unwrap()
+            .offset,
+        7
+    );
     asked.broker.shutdown().await.unwrap();
 }
 
@@ -63,14 +69,27 @@ async fn a_directory_belongs_to_one_broker_and_a_port_too() {
     let mut config = in_directory(&elsewhere);
     config.listen_port = first.local_addr().port();
     let in_use = Broker::start(config.clone()).await.unwrap_err();
-    assert!(in_use.to_string().contains("cannot listen on 127.0.0.1:"), "{in_use}");
+    assert!(
+        in_use.to_string().contains("cannot listen on 127.0.0.1:"),
+        "{in_use}"
+    );
 
     let port = first.local_addr().port();
     first.shutdown().await.unwrap();
     // Both are free again, at once.
     config.listen_port = port;
-    Broker::start(config).await.unwrap().shutdown().await.unwrap();
-    Broker::start(in_directory(&directory)).await.unwrap().shutdown().await.unwrap();
+    Broker::start(config)
+        .await
+        .unwrap()
+        .shutdown()
+        .await
+        .unwrap();
+    Broker::start(in_directory(&directory))
+        .await
+        .unwrap()
+        .shutdown()
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -79,8 +98,13 @@ async fn a_message_is_found_by_place_key_and_unique_id() {
     let text = properties(&[("KEYS", "order-1 order-2"), ("UNIQ_KEY", "U1")]);
     let sent = asked.send("T", 0, &text, b"found").await;
     let id = OffsetId::parse(sent.ext.get("msgId").unwrap()).unwrap();
-    let view = ViewMessageByIdRequest { offset: id.offset.wire(), ..ViewMessageByIdRequest::default() };
-    let viewed = asked.call(Command::request(RequestCode::ViewMessageById).with_header(&view)).await;
+    let view = ViewMessageByIdRequest {
+        offset: id.offset.wire(),
+        ..ViewMessageByIdRequest::default()
+    };
+    let viewed = asked
+        .call(Command::request(RequestCode::ViewMessageById).with_header(&view))
+        .await;
     assert_eq!(viewed.code, 0);
     for (key, unique) in [("order-2", "false"), ("U1", "true")] {
         let query = QueryMessageRequest {
@@ -97,10 +121,20 @@ async fn a_message_is_found_by_place_key_and_unique_id() {
         let answer = asked.call(command).await;
         assert_eq!((answer.code, &answer.body), (0, &viewed.body), "{key}");
     }
-    let nowhere = ViewMessageByIdRequest { offset: 1 << 40, ..ViewMessageByIdRequest::default() };
-    let answer = asked.call(Command::request(RequestCode::ViewMessageById).with_header(&nowhere)).await;
+    let nowhere = ViewMessageByIdRequest {
+        offset: 1 << 40,
+        ..ViewMessageByIdRequest::default()
+    };
+    let answer = asked
+        .call(Command::request(RequestCode::ViewMessageById).with_header(&nowhere))
+        .await;
     assert_eq!(answer.code, 1);
-    assert!(answer.remark.unwrap().starts_with("can not find message by the offset"));
+    assert!(
+        answer
+            .remark
+            .unwrap()
+            .starts_with("can not find message by the offset")
+    );
 }
 
 #[tokio::test]
@@ -109,6 +143,9 @@ async fn an_unknown_code_is_answered_and_the_connection_stays() {
     let mut command = Command::request(RequestCode::GetMaxOffset);
     command.code = 31_415;
     let answer = asked.call(command).await;
-    assert_eq!((answer.code, answer.remark.as_deref()), (3, Some(" request type 31415 not supported")));
+    assert_eq!(
+        (answer.code, answer.remark.as_deref()),
+        (3, Some(" request type 31415 not supported"))
+    );
     assert_eq!(asked.stored("T", 0, "", b"x").await, 0);
 }

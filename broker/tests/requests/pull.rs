@@ -30,7 +30,11 @@ async fn a_broker_that_may_not_be_read_says_so_first() {
     config.broker_permission = 2;
     let asked = Asked::start(config).await;
     let pulled = asked.pull(&pull_of("nowhere", 0, 0)).await;
-    refused(&pulled, 16, "the broker[127.0.0.1] pulling message is forbidden");
+    refused(
+        &pulled,
+        16,
+        "the broker[127.0.0.1] pulling message is forbidden",
+    );
     assert_eq!(pulled.forbidden_type, Some(1));
 }
 
@@ -39,21 +43,41 @@ async fn group_topic_and_queue_are_checked() {
     let mut config = BrokerConfig::default();
     config.auto_create_subscription_group = false;
     let asked = Asked::start(config).await;
-    refused(&asked.pull(&pull_of("T", 0, 0)).await, 26, "subscription group [CG] does not exist");
+    refused(
+        &asked.pull(&pull_of("T", 0, 0)).await,
+        26,
+        "subscription group [CG] does not exist",
+    );
     let asked = broker().await;
-    refused(&asked.pull(&pull_of("T", 0, 0)).await, 17, "topic[T] not exist, apply first please!");
+    refused(
+        &asked.pull(&pull_of("T", 0, 0)).await,
+        17,
+        "topic[T] not exist, apply first please!",
+    );
     asked.stored("T", 0, "", b"x").await;
-    let remark = "queueId[77] is illegal, topic:[T] topicConfig.readQueueNums:[4] consumer:[/127.0.0.1:";
+    let remark =
+        "queueId[77] is illegal, topic:[T] topicConfig.readQueueNums:[4] consumer:[/127.0.0.1:";
     refused(&asked.pull(&pull_of("T", 77, 0)).await, 29, remark);
-    refused(&asked.pull(&pull_of("T", -1, 0)).await, 29, "queueId[-1] is illegal");
+    refused(
+        &asked.pull(&pull_of("T", -1, 0)).await,
+        29,
+        "queueId[-1] is illegal",
+    );
 }
 
 #[tokio::test]
 async fn a_bad_expression_is_refused_by_name() {
     let asked = broker().await;
     asked.stored("T", 0, "", b"x").await;
-    let pull = PullMessageRequest { subscription: Some("||"), ..pull_of("T", 0, 0) };
-    refused(&asked.pull(&pull).await, 23, "parse the consumer's subscription failed");
+    let pull = PullMessageRequest {
+        subscription: Some("||"),
+        ..pull_of("T", 0, 0)
+    };
+    refused(
+        &asked.pull(&pull).await,
+        23,
+        "parse the consumer's subscription failed",
+    );
     let sql = PullMessageRequest {
         subscription: Some("a > 1"),
         expression_type: Some("SQL92"),
@@ -66,24 +90,53 @@ async fn a_bad_expression_is_refused_by_name() {
 #[tokio::test]
 async fn a_subscription_of_heartbeats_is_looked_up() {
     let asked = broker().await;
-    asked.stored("T", 0, &properties(&[("TAGS", "a")]), b"1").await;
-    asked.stored("T", 0, &properties(&[("TAGS", "b")]), b"2").await;
-    let pull = PullMessageRequest { sys_flag: 0, subscription: None, sub_version: 1, ..pull_of("T", 0, 0) };
-    refused(&asked.pull(&pull).await, 24, "the consumer's group info not exist");
+    asked
+        .stored("T", 0, &properties(&[("TAGS", "a")]), b"1")
+        .await;
+    asked
+        .stored("T", 0, &properties(&[("TAGS", "b")]), b"2")
+        .await;
+    let pull = PullMessageRequest {
+        sys_flag: 0,
+        subscription: None,
+        sub_version: 1,
+        ..pull_of("T", 0, 0)
+    };
+    refused(
+        &asked.pull(&pull).await,
+        24,
+        "the consumer's group info not exist",
+    );
     asked.join("CG", "other", "*").await;
-    refused(&asked.pull(&pull).await, 24, "the consumer's subscription not exist");
+    refused(
+        &asked.pull(&pull).await,
+        24,
+        "the consumer's subscription not exist",
+    );
     asked.join("CG", "T", "b").await;
-    let newer = PullMessageRequest { sub_version: 2, ..pull.clone() };
-    refused(&asked.pull(&newer).await, 25, "the consumer's subscription not latest");
+    let newer = PullMessageRequest {
+        sub_version: 2,
+        ..pull.clone()
+    };
+    refused(
+        &asked.pull(&newer).await,
+        25,
+        "the consumer's subscription not latest",
+    );
     let pulled = asked.pull(&pull).await;
-    assert_eq!((pulled.code, pulled.bodies, pulled.next), (0, vec!["2".to_owned()], 2));
+    assert_eq!(
+        (pulled.code, pulled.bodies, pulled.next),
+        (0, vec!["2".to_owned()], 2)
+    );
 }
 
 #[tokio::test]
 async fn every_place_in_a_queue_has_its_status() {
     let asked = broker().await;
     for body in ["0", "1", "2"] {
-        asked.stored("T", 0, &properties(&[("TAGS", "a")]), body.as_bytes()).await;
+        asked
+            .stored("T", 0, &properties(&[("TAGS", "a")]), body.as_bytes())
+            .await;
     }
     let expected = [
         (0, 0, "FOUND", 3),
@@ -94,16 +147,28 @@ async fn every_place_in_a_queue_has_its_status() {
     ];
     for (offset, code, remark, next) in expected {
         let pulled = asked.pull(&pull_of("T", 0, offset)).await;
-        assert_eq!((pulled.code, pulled.remark.as_str(), pulled.next), (code, remark, next));
+        assert_eq!(
+            (pulled.code, pulled.remark.as_str(), pulled.next),
+            (code, remark, next)
+        );
         assert_eq!(pulled.bounds, (0, 3));
     }
     let empty = asked.pull(&pull_of("T", 1, 0)).await;
-    assert_eq!((empty.code, empty.remark.as_str()), (19, "NO_MESSAGE_IN_QUEUE"));
+    assert_eq!(
+        (empty.code, empty.remark.as_str()),
+        (19, "NO_MESSAGE_IN_QUEUE")
+    );
     let beyond = asked.pull(&pull_of("T", 1, 5)).await;
     assert_eq!((beyond.code, beyond.next), (21, 0));
-    let other = PullMessageRequest { subscription: Some("b"), ..pull_of("T", 0, 0) };
+    let other = PullMessageRequest {
+        subscription: Some("b"),
+        ..pull_of("T", 0, 0)
+    };
     let pulled = asked.pull(&other).await;
-    assert_eq!((pulled.code, pulled.remark.as_str(), pulled.next), (20, "NO_MATCHED_MESSAGE", 3));
+    assert_eq!(
+        (pulled.code, pulled.remark.as_str(), pulled.next),
+        (20, "NO_MATCHED_MESSAGE", 3)
+    );
 }
 
 fn waiting(topic: &str, offset: i64, suspend_ms: i64) -> PullMessageRequest<'_> {
@@ -118,12 +183,19 @@ fn waiting(topic: &str, offset: i64, suspend_ms: i64) -> PullMessageRequest<'_> 
 async fn a_held_pull_is_answered_by_the_message_it_waits_for() {
     let asked = broker().await;
     asked.stored("T", 0, "", b"old").await;
-    let pull = PullMessageRequest { subscription: Some("b"), ..waiting("T", 1, 60_000) };
+    let pull = PullMessageRequest {
+        subscription: Some("b"),
+        ..waiting("T", 1, 60_000)
+    };
     let started = Instant::now();
     let (pulled, ()) = tokio::join!(asked.pull(&pull), async {
         // Whichever of the two is first: the pull waits, or the first message is passed over.
-        asked.stored("T", 0, &properties(&[("TAGS", "a")]), b"not this").await;
-        asked.stored("T", 0, &properties(&[("TAGS", "b")]), b"this").await;
+        asked
+            .stored("T", 0, &properties(&[("TAGS", "a")]), b"not this")
+            .await;
+        asked
+            .stored("T", 0, &properties(&[("TAGS", "b")]), b"this")
+            .await;
     });
     // A pull that came between the two messages is answered at once with nothing that matches.
     if pulled.code == 0 {
@@ -149,9 +221,14 @@ async fn a_held_pull_is_answered_at_its_own_deadline() {
 async fn what_does_not_match_moves_a_held_pull_on() {
     let asked = broker().await;
     asked.stored("T", 0, "", b"x").await;
-    let pull = PullMessageRequest { subscription: Some("b"), ..waiting("T", 1, 1000) };
+    let pull = PullMessageRequest {
+        subscription: Some("b"),
+        ..waiting("T", 1, 1000)
+    };
     let (pulled, ()) = tokio::join!(asked.pull(&pull), async {
-        asked.stored("T", 0, &properties(&[("TAGS", "a")]), b"not this").await;
+        asked
+            .stored("T", 0, &properties(&[("TAGS", "a")]), b"not this")
+            .await;
     });
     assert_eq!(pulled.next, 2, "{pulled:?}");
     assert!(pulled.bodies.is_empty());
@@ -164,10 +241,21 @@ async fn the_fast_port_holds_nothing() {
     let mut fast = asked.broker.addr();
     fast.set_port(fast.port() - 2);
     let pull = Command::request(RequestCode::PullMessage).with_header(&pull_of("T", 0, 0));
-    let answer = asked.client.call(&fast.to_string(), pull, crate::client::TIMEOUT).await.unwrap();
-    assert_eq!(answer.remark.as_deref(), Some(" request type 11 not supported"));
+    let answer = asked
+        .client
+        .call(&fast.to_string(), pull, crate::client::TIMEOUT)
+        .await
+        .unwrap();
+    assert_eq!(
+        answer.remark.as_deref(),
+        Some(" request type 11 not supported")
+    );
     let send = crate::client::message("T", 0, "", b"y");
-    let answer = asked.client.call(&fast.to_string(), send, crate::client::TIMEOUT).await.unwrap();
+    let answer = asked
+        .client
+        .call(&fast.to_string(), send, crate::client::TIMEOUT)
+        .await
+        .unwrap();
     assert_eq!(answer.code, 0);
 }
 
@@ -213,11 +301,17 @@ async fn an_offset_is_stored_for_known_groups_and_topics_only() {
         Command::request(RequestCode::UpdateConsumerOffset).with_header(&header)
     };
     let answer = asked.call(update("CG", "T")).await;
-    assert_eq!((answer.code, answer.remark.as_deref()), (26, Some("Group CG not exist!")));
+    assert_eq!(
+        (answer.code, answer.remark.as_deref()),
+        (26, Some("Group CG not exist!"))
+    );
     asked.stored("T", 0, "", b"x").await;
     assert_eq!(asked.pull(&pull_of("T", 0, 0)).await.code, 0);
     let answer = asked.call(update("CG", "nowhere")).await;
-    assert_eq!((answer.code, answer.remark.as_deref()), (17, Some("Topic nowhere not exist!")));
+    assert_eq!(
+        (answer.code, answer.remark.as_deref()),
+        (17, Some("Topic nowhere not exist!"))
+    );
     assert_eq!(asked.call(update("CG", "T")).await.code, 0);
     assert_eq!(query(&asked, "CG", "T", None).await, (0, Some(5)));
 }

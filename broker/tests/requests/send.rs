@@ -3,7 +3,9 @@
 use agena_broker::config::{BrokerConfig, FlushDiskType};
 use agena_protocol::batch::InnerMessage;
 use agena_protocol::command::Command;
-use agena_protocol::headers::send::{SendMessageRequest, SendMessageRequestV2, SendMessageResponse};
+use agena_protocol::headers::send::{
+    SendMessageRequest, SendMessageRequestV2, SendMessageResponse,
+};
 use agena_protocol::request_code::RequestCode;
 
 use crate::client::{Asked, in_binary, message, properties, pull_of};
@@ -32,13 +34,25 @@ async fn a_message_is_stored_with_the_brokers_properties_and_answered_in_full() 
             assert_eq!(header.queue_id, 1);
             assert_eq!(header.msg_id.len(), 32);
             assert_eq!(header.transaction_id.map(str::len), Some(32));
-            assert_eq!((header.msg_region, header.trace_on), (Some("DefaultRegion"), Some(true)));
+            assert_eq!(
+                (header.msg_region, header.trace_on),
+                (Some("DefaultRegion"), Some(true))
+            );
         }
     }
     let pulled = asked.pull(&pull_of("T", 1, 0)).await;
     assert_eq!(pulled.bodies, ["one", "one"]);
-    for name in ["KEYS\u{1}k", "UNIQ_KEY\u{1}", "CLUSTER\u{1}DefaultCluster", "TRACE_ON\u{1}true"] {
-        assert!(pulled.properties[0].contains(name), "{name}: {}", pulled.properties[0]);
+    for name in [
+        "KEYS\u{1}k",
+        "UNIQ_KEY\u{1}",
+        "CLUSTER\u{1}DefaultCluster",
+        "TRACE_ON\u{1}true",
+    ] {
+        assert!(
+            pulled.properties[0].contains(name),
+            "{name}: {}",
+            pulled.properties[0]
+        );
     }
 }
 
@@ -53,7 +67,9 @@ async fn the_long_names_of_code_10_mean_the_same() {
         queue_id: 2,
         ..SendMessageRequest::default()
     };
-    let command = Command::request(RequestCode::SendMessage).with_header(&header).with_body("x");
+    let command = Command::request(RequestCode::SendMessage)
+        .with_header(&header)
+        .with_body("x");
     assert_eq!(asked.call(command).await.code, 0);
     assert_eq!(asked.pull(&pull_of("T", 2, 0)).await.bodies, ["x"]);
 }
@@ -61,7 +77,9 @@ async fn the_long_names_of_code_10_mean_the_same() {
 #[tokio::test]
 async fn a_missing_field_is_answered_and_the_connection_stays() {
     let asked = broker().await;
-    let bare = Command::request(RequestCode::SendMessageV2).with_ext("b", "T").with_body("x");
+    let bare = Command::request(RequestCode::SendMessageV2)
+        .with_ext("b", "T")
+        .with_body("x");
     refused(&asked.call(bare).await, 1, "the header field");
     assert_eq!(asked.stored("T", 0, "", b"x").await, 0);
 }
@@ -71,7 +89,11 @@ async fn sends_wait_for_the_time_that_is_configured() {
     let mut config = BrokerConfig::default();
     config.start_accept_send_request_time_stamp = 4_000_000_000_000;
     let asked = Asked::start(config).await;
-    refused(&asked.send("T", 0, "", b"x").await, 1, "broker unable to service, until 2096-");
+    refused(
+        &asked.send("T", 0, "", b"x").await,
+        1,
+        "broker unable to service, until 2096-",
+    );
 }
 
 #[tokio::test]
@@ -79,11 +101,23 @@ async fn names_that_are_none_are_refused() {
     let asked = broker().await;
     let illegal = "The specified topic contains illegal characters";
     refused(&asked.send("a b", 0, "", b"x").await, 29, illegal);
-    refused(&asked.send("", 0, "", b"x").await, 29, "The specified topic is blank");
+    refused(
+        &asked.send("", 0, "", b"x").await,
+        29,
+        "The specified topic is blank",
+    );
     let long = "x".repeat(128);
-    refused(&asked.send(&long, 0, "", b"x").await, 29, "The specified topic is longer");
+    refused(
+        &asked.send(&long, 0, "", b"x").await,
+        29,
+        "The specified topic is longer",
+    );
     let system = "Sending message to topic[SCHEDULE_TOPIC_XXXX] is forbidden.";
-    refused(&asked.send("SCHEDULE_TOPIC_XXXX", 0, "", b"x").await, 16, system);
+    refused(
+        &asked.send("SCHEDULE_TOPIC_XXXX", 0, "", b"x").await,
+        16,
+        system,
+    );
 }
 
 #[tokio::test]
@@ -91,7 +125,11 @@ async fn without_automatic_creation_an_unknown_topic_is_refused() {
     let mut config = BrokerConfig::default();
     config.auto_create_topic_enable = false;
     let asked = Asked::start(config).await;
-    refused(&asked.send("T", 0, "", b"x").await, 17, "topic[T] not exist, apply first please!");
+    refused(
+        &asked.send("T", 0, "", b"x").await,
+        17,
+        "topic[T] not exist, apply first please!",
+    );
 }
 
 #[tokio::test]
@@ -114,7 +152,11 @@ async fn what_is_too_large_or_empty_is_illegal() {
     refused(&asked.send("T", 0, "", &[b'x'; 1001]).await, 13, illegal);
     let long = properties(&[("a", &"v".repeat(32_760))]);
     refused(&asked.send("T", 0, &long, b"x").await, 13, illegal);
-    refused(&asked.send("T", 0, "", b"").await, 13, "the message has no body");
+    refused(
+        &asked.send("T", 0, "", b"").await,
+        13,
+        "the message has no body",
+    );
     assert_eq!(asked.stored("T", 0, "", &[b'x'; 1000]).await, 0);
 }
 
@@ -127,7 +169,11 @@ async fn a_retry_of_an_unknown_group_is_refused_and_no_batch_is_a_retry() {
     refused(&unknown, 26, "subscription group not exist");
     let mut command = message("%RETRY%nobody", 0, "", b"x");
     command.ext.set("m", "true");
-    refused(&asked.call(command).await, 13, "batch request does not support retry group");
+    refused(
+        &asked.call(command).await,
+        13,
+        "batch request does not support retry group",
+    );
 }
 
 #[tokio::test]
@@ -136,7 +182,11 @@ async fn a_batch_becomes_consecutive_records_with_an_id_each() {
     let mut body = Vec::new();
     for (text, key) in [("a", "ka"), ("b", "kb"), ("c", "kc")] {
         let properties = properties(&[("KEYS", key), ("UNIQ_KEY", key)]);
-        let inner = InnerMessage { flag: 0, body: text.as_bytes(), properties: properties.as_bytes() };
+        let inner = InnerMessage {
+            flag: 0,
+            body: text.as_bytes(),
+            properties: properties.as_bytes(),
+        };
         inner.write(&mut body).unwrap();
     }
     let header = SendMessageRequestV2 {
@@ -156,9 +206,13 @@ async fn a_batch_becomes_consecutive_records_with_an_id_each() {
     assert_eq!(sent.transaction_id, Some("batch"));
     let pulled = asked.pull(&pull_of("T", 0, 0)).await;
     assert_eq!(pulled.bodies, ["a", "b", "c"]);
-    assert!(pulled.properties[1].contains("UNIQ_KEY\u{1}kb") && !pulled.properties[1].contains("batch"));
+    assert!(
+        pulled.properties[1].contains("UNIQ_KEY\u{1}kb") && !pulled.properties[1].contains("batch")
+    );
     body.truncate(body.len() - 1);
-    let cut = Command::request(RequestCode::SendBatchMessage).with_header(&header).with_body(body);
+    let cut = Command::request(RequestCode::SendBatchMessage)
+        .with_header(&header)
+        .with_body(body);
     refused(&asked.call(cut).await, 1, "the batch does not parse");
 }
 
@@ -168,7 +222,12 @@ async fn under_sync_flush_an_answer_waits_for_the_device_unless_told_not_to() {
     config.flush_disk_type = FlushDiskType::Sync;
     let asked = Asked::start(config).await;
     assert_eq!(asked.stored("T", 0, "", b"x").await, 0);
-    assert_eq!(asked.stored("T", 0, &properties(&[("WAIT", "false")]), b"y").await, 1);
+    assert_eq!(
+        asked
+            .stored("T", 0, &properties(&[("WAIT", "false")]), b"y")
+            .await,
+        1
+    );
     assert_eq!(asked.pull(&pull_of("T", 0, 0)).await.bodies[0], "x");
 }
 
