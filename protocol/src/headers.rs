@@ -63,19 +63,11 @@ impl DecodeHeader<'_> for NoHeader {
 
 /// A type that a header field can have.
 pub trait FieldValue<'e>: Sized {
-    /// Reads the field `name` from its text.
+    /// Reads the field `name` from its text; `None` if it is not there.
     ///
     /// # Errors
     /// [`HeaderError`].
     fn from_text(name: &'static str, text: Option<&'e str>) -> Result<Self, HeaderError>;
-
-    /// Reads the field `name`.
-    ///
-    /// # Errors
-    /// [`HeaderError`].
-    fn read(ext: &'e ExtFields<'_>, name: &'static str) -> Result<Self, HeaderError> {
-        Self::from_text(name, ext.get(name))
-    }
 
     /// Writes the field unless it is absent.
     fn put(&self, name: &'static str, sink: &mut impl FieldSink);
@@ -194,7 +186,14 @@ macro_rules! header {
             fn decode(
                 ext: &'e $crate::ext_fields::ExtFields<'_>,
             ) -> Result<Self, $crate::ext_fields::HeaderError> {
-                Ok(Self { $($field: $crate::headers::FieldValue::read(ext, $wire)?,)* })
+                $(let mut $field = None;)*
+                for (name, value) in ext.iter() {
+                    match name {
+                        $($wire => $field = Some(value),)*
+                        _ => {}
+                    }
+                }
+                Ok(Self { $($field: $crate::headers::FieldValue::from_text($wire, $field)?,)* })
             }
         }
     };
@@ -218,7 +217,14 @@ macro_rules! header {
             fn decode(
                 ext: &'e $crate::ext_fields::ExtFields<'_>,
             ) -> Result<Self, $crate::ext_fields::HeaderError> {
-                Ok(Self { $($field: $crate::headers::FieldValue::read(ext, $wire)?,)* })
+                $(let mut $field = None;)*
+                for (name, value) in ext.iter() {
+                    match name {
+                        $($wire => $field = Some(value),)*
+                        _ => {}
+                    }
+                }
+                Ok(Self { $($field: $crate::headers::FieldValue::from_text($wire, $field)?,)* })
             }
         }
     };
