@@ -35,9 +35,9 @@ use crate::config::{ConfigCell, ConfigError};
 use crate::kv::{KeyValues, KvError, ORDER_TOPIC_CONFIG};
 use crate::notify::Notifier;
 use crate::routes::Routes;
-use crate::tables::{
-    MinIdChange, RegisterRules, Registration, Replica, Tables, UnitTopics, keep_zone,
-};
+use crate::tables::look::{UnitTopics, keep_zone};
+use crate::tables::register::{RegisterRules, Registration};
+use crate::tables::{MinIdChange, Replica, Tables};
 
 /// Bodies above this take long enough to read that other connections must not wait for it.
 const LONG_BODY_BYTES: usize = 64 * 1024;

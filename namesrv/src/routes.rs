@@ -14,10 +14,8 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use crate::answers::Answers;
-use crate::tables::{
-    MinIdChange, NotYetRegistered, RegisterRules, Registered, Registration, Replica, Tables,
-    Touched,
-};
+use crate::tables::register::{NotYetRegistered, RegisterRules, Registered, Registration};
+use crate::tables::{MinIdChange, Replica, Tables, Touched};
 
 #[derive(Debug)]
 pub(crate) struct Routes {

@@ -1,5 +1,5 @@
 //! A running name server, asked over its socket: by frames captured from the original's brokers and clients
-//! (5.3.3; tests/frames), and by requests made here.
+//! (tests/fixtures/wire), and by requests made here.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{Read, Write};
@@ -164,7 +164,10 @@ fn topics(version: i64, names: &[&str]) -> RegisterBrokerBody {
 }
 
 fn fixture(name: &str) -> Vec<u8> {
-    let path = format!("{}/tests/frames/{name}", env!("CARGO_MANIFEST_DIR"));
+    let path = format!(
+        "{}/../tests/fixtures/wire/{name}",
+        env!("CARGO_MANIFEST_DIR")
+    );
     std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
