@@ -4,6 +4,9 @@
 mod bad_input;
 mod bad_start;
 mod crash;
+mod orderly;
+mod produce_consume;
 mod raw;
 mod readme;
+mod retry;
 mod servers;

@@ -39,6 +39,32 @@ impl BrokerConfig {
     }
 }
 
+impl BrokerConfig {
+    /// Takes one line `key=value` that an operator typed at `place`. Unlike in a file, a key that nobody knows is an error:
+    /// it is a slip, not a setting of another version.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`]; [`ConfigError::Unusable`] for an unknown key or a line without `=`.
+    pub fn set_line(&mut self, place: &str, line: &str) -> Result<(), ConfigError> {
+        let Some((key, value)) = line.split_once('=') else {
+            return Err(ConfigError::Unusable(format!("{place} {line}: key=value is expected")));
+        };
+        let (key, value) = (key.trim(), value.trim());
+        match self.set(key, value) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(ConfigError::Unusable(format!(
+                "{place} {line}: no such key; `mqbroker -p` lists them"
+            ))),
+            Err(expected) => Err(ConfigError::Value {
+                place: place.to_owned(),
+                key: key.to_owned(),
+                value: value.to_owned(),
+                expected,
+            }),
+        }
+    }
+}
+
 /// `file:line` of the last line that sets `key`, which is the one that counts.
 fn place_of(path: &Path, text: &str, key: &str) -> String {
     let line = text
