@@ -85,11 +85,20 @@ async fn produce(name_server: &str, topic: &str, file: &Path) -> Outcome {
     drop(failed);
     match failures.recv().await {
         Some(error) => Err(error.into()),
-        None => Ok(format!("sent {count} lines in {} ms", begin.elapsed().as_millis())),
+        None => Ok(format!(
+            "sent {count} lines in {} ms",
+            begin.elapsed().as_millis()
+        )),
     }
 }
 
-async fn consume(name_server: &str, topic: &str, group: &str, expected: usize, file: &Path) -> Outcome {
+async fn consume(
+    name_server: &str,
+    topic: &str,
+    group: &str,
+    expected: usize,
+    file: &Path,
+) -> Outcome {
     let begin = Instant::now();
     let mut count = 0;
     let (sender, mut received) = mpsc::unbounded_channel();
@@ -114,7 +123,12 @@ async fn consume(name_server: &str, topic: &str, group: &str, expected: usize, f
             break;
         };
         let keys: Vec<&str> = message.keys().collect();
-        write!(out, "{} {} ", keys.join(" "), message.tag().unwrap_or_default())?;
+        write!(
+            out,
+            "{} {} ",
+            keys.join(" "),
+            message.tag().unwrap_or_default()
+        )?;
         out.write_all(&message.body)?;
         out.write_all(b"\n")?;
         count += 1;
@@ -122,5 +136,8 @@ async fn consume(name_server: &str, topic: &str, group: &str, expected: usize, f
     }
     out.flush()?;
     consumer.shutdown().await;
-    Ok(format!("received {count} lines in {} ms", (last - begin).as_millis()))
+    Ok(format!(
+        "received {count} lines in {} ms",
+        (last - begin).as_millis()
+    ))
 }

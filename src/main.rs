@@ -5,7 +5,7 @@
 //! directory. What is set below is what makes one process of the two; the roles themselves are in their crates.
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -78,6 +78,7 @@ fn run(arguments: &Arguments) -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let config = match broker_config(arguments) {
         Ok(config) => config,
@@ -99,7 +100,10 @@ async fn serve(arguments: &Arguments, config: BrokerConfig) -> ExitCode {
         signal(SignalKind::terminate()),
     );
     let (Ok(interrupt), Ok(terminate)) = signals else {
-        return fail("the signals SIGINT and SIGTERM cannot be received", EXIT_FAILED);
+        return fail(
+            "the signals SIGINT and SIGTERM cannot be received",
+            EXIT_FAILED,
+        );
     };
     let name_server = match NameServer::start(name_server_config(arguments)).await {
         Ok(name_server) => name_server,
@@ -144,7 +148,10 @@ fn broker_config(arguments: &Arguments) -> Result<BrokerConfig, ConfigError> {
     config.bind_address = arguments.listen.to_string();
     config.broker_ip1 = arguments.listen.to_string();
     config.listen_port = arguments.broker_port;
-    config.namesrv_addr = SemicolonList(vec![host_and_port(arguments.listen, arguments.namesrv_port)]);
+    config.namesrv_addr = SemicolonList(vec![host_and_port(
+        arguments.listen,
+        arguments.namesrv_port,
+    )]);
     config.store_path_root_dir = path_text(&arguments.data.join("store"))?;
     for line in &arguments.settings {
         config.set_line("--set", line)?;

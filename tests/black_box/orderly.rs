@@ -26,7 +26,10 @@ async fn nothing_overtakes_within_a_key_although_listeners_fail() {
         for key in 0..KEYS {
             let message = Message::new("steps", format!("{key}:{step}"));
             let queue = ByHash::of(&key.to_string());
-            producer.send_by(message, &queue).await.expect("it is stored");
+            producer
+                .send_by(message, &queue)
+                .await
+                .expect("it is stored");
         }
     }
     let (sender, mut received) = unbounded_channel();

@@ -50,7 +50,10 @@ async fn consumer(
 }
 
 /// The next `count` messages, and then none for a moment.
-pub(crate) async fn exactly(receiver: &mut UnboundedReceiver<String>, count: usize) -> BTreeSet<String> {
+pub(crate) async fn exactly(
+    receiver: &mut UnboundedReceiver<String>,
+    count: usize,
+) -> BTreeSet<String> {
     let mut seen = BTreeSet::new();
     while seen.len() < count {
         let next = timeout(ARRIVES_WITHIN, receiver.recv())
@@ -72,7 +75,10 @@ async fn every_message_arrives_once_at_every_group() {
     let mut sent = BTreeSet::new();
     for number in 0..500 {
         let text = format!("message {number}");
-        let result = producer.send(Message::new("news", text.clone())).await.expect("it is stored");
+        let result = producer
+            .send(Message::new("news", text.clone()))
+            .await
+            .expect("it is stored");
         assert_eq!(result.status, SendStatus::Ok);
         sent.insert(text);
     }
@@ -81,7 +87,10 @@ async fn every_message_arrives_once_at_every_group() {
     assert_eq!(exactly(&mut at_first, 500).await, sent);
     assert_eq!(exactly(&mut at_second, 500).await, sent);
     // A message that comes while they wait wakes them: far sooner than any poll interval.
-    producer.send(Message::new("news", "late")).await.expect("it is stored");
+    producer
+        .send(Message::new("news", "late"))
+        .await
+        .expect("it is stored");
     assert!(exactly(&mut at_first, 1).await.contains("late"));
     assert!(exactly(&mut at_second, 1).await.contains("late"));
     first.shutdown().await;
@@ -95,7 +104,10 @@ async fn a_group_goes_on_where_it_stopped_even_over_a_restart_of_the_broker() {
     servers.raw().create_topic("news", 2);
     let first_run = producer(&servers).await;
     for number in 0..20 {
-        first_run.send(Message::new("news", format!("early {number}"))).await.expect("it is stored");
+        first_run
+            .send(Message::new("news", format!("early {number}")))
+            .await
+            .expect("it is stored");
     }
     let (reader, mut received) = consumer(&servers, "readers", "news", "*").await;
     exactly(&mut received, 20).await;
@@ -107,11 +119,17 @@ async fn a_group_goes_on_where_it_stopped_even_over_a_restart_of_the_broker() {
 
     let second_run = producer(&servers).await;
     for number in 0..20 {
-        second_run.send(Message::new("news", format!("later {number}"))).await.expect("it is stored");
+        second_run
+            .send(Message::new("news", format!("later {number}")))
+            .await
+            .expect("it is stored");
     }
     let (reader, mut received) = consumer(&servers, "readers", "news", "*").await;
     let seen = exactly(&mut received, 20).await;
-    assert!(seen.iter().all(|text| text.starts_with("later")), "{seen:?}");
+    assert!(
+        seen.iter().all(|text| text.starts_with("later")),
+        "{seen:?}"
+    );
     reader.shutdown().await;
     second_run.shutdown().await;
 }
@@ -164,7 +182,11 @@ async fn a_batch_is_stored_together_and_a_filter_takes_its_share() {
     assert_eq!(result.offset_msg_id.split(',').count(), 30);
     let (consumer, mut received) = consumer(&servers, "three-only", "batch", "three").await;
     let seen = exactly(&mut received, 10).await;
-    assert!(seen.iter().all(|n| n.parse::<u32>().is_ok_and(|n| n % 3 == 0)), "{seen:?}");
+    assert!(
+        seen.iter()
+            .all(|n| n.parse::<u32>().is_ok_and(|n| n % 3 == 0)),
+        "{seen:?}"
+    );
     consumer.shutdown().await;
     producer.shutdown().await;
 }

@@ -65,7 +65,10 @@ async fn dead_letters(reader: &PullConsumer) -> Vec<Vec<u8>> {
             if let Ok(queues) = reader.queues_of("%DLQ%unlucky").await {
                 reader.assign(queues.clone()).await;
                 reader.seek_to_begin(&queues[0]).await.expect("an offset");
-                let polled = reader.poll(Duration::from_secs(1)).await.expect("an answer");
+                let polled = reader
+                    .poll(Duration::from_secs(1))
+                    .await
+                    .expect("an answer");
                 if !polled.is_empty() {
                     return polled.iter().map(|message| message.body.to_vec()).collect();
                 }

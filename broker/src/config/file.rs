@@ -47,7 +47,9 @@ impl BrokerConfig {
     /// [`ConfigError::Value`]; [`ConfigError::Unusable`] for an unknown key or a line without `=`.
     pub fn set_line(&mut self, place: &str, line: &str) -> Result<(), ConfigError> {
         let Some((key, value)) = line.split_once('=') else {
-            return Err(ConfigError::Unusable(format!("{place} {line}: key=value is expected")));
+            return Err(ConfigError::Unusable(format!(
+                "{place} {line}: key=value is expected"
+            )));
         };
         let (key, value) = (key.trim(), value.trim());
         match self.set(key, value) {
