@@ -1,11 +1,16 @@
 //! What the tests share: servers, names nobody else uses, and waiting for things to come true.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use agena_broker::config::{BrokerConfig, SemicolonList};
+use agena_broker::{Broker, RunningBroker};
 use agena_client::{ClientConfig, Instance, Message, Producer, ReceivedMessage};
+use agena_namesrv::{NameServer, NameServerConfig};
 use agena_protocol::command::Command;
 use agena_protocol::frame::SerializeType;
 use agena_protocol::headers::topic::UpdateAndCreateTopicRequest;
@@ -20,8 +25,53 @@ pub(crate) fn name_server() -> String {
     }
 }
 
+/// Starts a name server and a broker of this workspace, once for all tests of the run; they end with the process.
 fn own_servers() -> String {
-    panic!("set AGENA_TEST_NAMESRV=host:port")
+    static NAME_SERVER: OnceLock<String> = OnceLock::new();
+    let start = || {
+        let (started, address) = mpsc::channel();
+        // Each test has a runtime of its own, which ends with it: the servers need one that stays.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let (_name_server, _broker, address) = start_servers().await;
+                started.send(address).unwrap();
+                std::future::pending::<()>().await;
+            });
+        });
+        address.recv().expect("the servers start")
+    };
+    NAME_SERVER.get_or_init(start).clone()
+}
+
+async fn start_servers() -> (NameServer, RunningBroker, String) {
+    // What the run before left behind is not needed any more.
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("black_box");
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    let mut config = NameServerConfig::default();
+    config.bind_address = Ipv4Addr::LOCALHOST.into();
+    config.listen_port = 0;
+    config.kv_config_path = directory.join("kvConfig.json");
+    let name_server = NameServer::start(config).await.unwrap();
+    let address = name_server.local_addr().to_string();
+    let mut config = BrokerConfig::default();
+    config.namesrv_addr = SemicolonList::of(&address);
+    "127.0.0.1".clone_into(&mut config.broker_ip1);
+    "127.0.0.1".clone_into(&mut config.bind_address);
+    config.listen_port = 0;
+    config.store_path_root_dir = directory.join("store").display().to_string();
+    config.mapped_file_size_commit_log = 16 << 20;
+    config.enable_property_filter = true;
+    config.recall_message_enable = true;
+    config.transaction_time_out = Duration::from_secs(1);
+    config.transaction_check_interval = Duration::from_secs(1);
+    let broker = Broker::start(config).await.unwrap();
+    (name_server, broker, address)
 }
 
 /// With `AGENA_TEST_HEADERS=ROCKETMQ` all requests have binary headers.
