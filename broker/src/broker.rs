@@ -37,6 +37,7 @@ use crate::sessions::Sessions;
 use crate::snapshot_files::{Saver, SnapshotError};
 use crate::stats::Stats;
 use crate::topics::Topics;
+use crate::transaction::{self, Transactions};
 
 pub(crate) use open::start;
 
@@ -98,6 +99,7 @@ pub struct Broker {
     pub(crate) order_locks: OrderLocks,
     pub(crate) hold: Arc<Hold>,
     pub(crate) delay: Arc<Delay>,
+    pub(crate) transactions: Transactions,
     pub(crate) stats: Stats,
     pub(crate) registration: Arc<Registration>,
     pub(crate) request_modes: RequestModes,
@@ -201,6 +203,7 @@ impl Broker {
     /// Writes what is kept beside the log. The log is closed, so all that the files speak of is on the device.
     fn save(&self) {
         let now_ms = self.clock.now_ms();
+        self.transactions.save_progress(self);
         let saved = [
             self.delay.save_at_stop(),
             self.offsets.save(now_ms),
@@ -309,6 +312,11 @@ impl Observer for Arrivals {
         }
         if let Some(delay) = self.delay.get() {
             delay.arrived(record.topic(), record.queue_id());
+        }
+        if transaction::is_kept_in(record.topic())
+            && let Some(broker) = self.broker.get().and_then(Weak::upgrade)
+        {
+            broker.transactions.dispatched(record, &broker.config.get());
         }
         self.hold.arrived(&Arrival {
             topic: record.topic(),

@@ -19,7 +19,7 @@ use crate::broker::Broker;
 use crate::pool::Turn;
 use crate::send::Refused;
 use crate::sessions::requests as clients;
-use crate::{pull, query, request_reply, retry, send};
+use crate::{pull, query, request_reply, retry, send, transaction};
 
 /// A request that runs on the pool.
 type Clerk = fn(&Arc<Broker>, &Arc<Connection>, &Command) -> Command;
@@ -113,6 +113,12 @@ impl Requests {
             | RequestCode::InvokeBrokerToGetConsumerStatus => {
                 let reply_to = ReplyTo::of(connection, frame);
                 admin::relay::relay(broker, frame.to_command(), reply_to);
+            }
+            RequestCode::EndTransaction => transaction::end(broker, connection, frame, replies),
+            RequestCode::ResumeCheckHalfMessage => {
+                self.aside(connection, frame, |broker, _, request| {
+                    transaction::resume(broker, request)
+                });
             }
             RequestCode::ConsumerSendMsgBack => self.refusable(connection, frame, retry::send_back),
             code => match operators(code) {

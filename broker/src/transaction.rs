@@ -1,26 +1,508 @@
-//! Half messages and their end. Not served by this version: producers are told so with the protocol's own code.
+//! Half messages and their end: prepare, commit, roll back; asking back is [`check_back`]'s work.
+//!
+//! A half message is stored in the half topic in RocketMQ's own form. Commit appends the message to its real queue and,
+//! in the same all-or-nothing append, the op record that names the half; rollback appends the op record alone. So a
+//! crash between the two leaves at most a commit as the last record of the log, which [`rebuild`] recognises by its
+//! `preparedTransactionOffset`: nothing is delivered twice, nothing is lost. A second end of the same transaction finds
+//! it resolved and does nothing. Apache: `EndTransactionProcessor`, `TransactionalMessageBridge`; there op records
+//! follow seconds later, and two commits deliver twice.
+//! Source: spec/semantics.md §6, spec/store.md §6.3, spec/wire.md §4.3.4.
 
+pub mod check_back;
+pub(crate) mod checks;
+mod half;
+mod rebuild;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use agena_protocol::properties::Properties;
+use agena_protocol::clock::Clock;
+use agena_protocol::command::Command;
+use agena_protocol::frame::Frame;
+use agena_protocol::headers::transaction::EndTransactionRequest;
+use agena_protocol::headers::{DecodeHeader, NoHeader};
+use agena_protocol::message_id::OffsetId;
+use agena_protocol::offset::{PhysicalOffset, QueueOffset};
+use agena_protocol::properties::{self, Properties, PropertiesBuf};
 use agena_protocol::queue::QueueId;
+use agena_protocol::record::RecordView;
 use agena_protocol::response_code::ResponseCode;
+use agena_protocol::sys_flag::TransactionState;
+use agena_protocol::topic;
+use agena_remoting::connection::Connection;
+use agena_remoting::reply::{Replies, ReplyTo};
+use agena_store::{Ack, Dispatched, FlushError, NewMessage};
 
 use crate::broker::Broker;
-use crate::send::{Redirect, Refused};
+use crate::config::BrokerConfig;
+use crate::send::{Redirect, Refused, not_stored};
+use checks::Checks;
+pub use half::{GroupSummary, Half};
+use half::{Claim, Halves};
+
+/// The group whose consumer offsets tell how far the half and op queues are done with.
+pub const PROGRESS_GROUP: &str = "CID_RMQ_SYS_TRANS";
+
+/// Half and op topics have one queue.
+pub(crate) const QUEUE: QueueId = QueueId::new(0);
+
+/// The tag of op records; the only thing they are used for is to say "done".
+const OP_TAG: &str = "d";
+
+/// `commitOrRollback` of END_TRANSACTION.
+const COMMIT: i32 = 8;
+const ROLLBACK: i32 = 12;
+
+/// All transactions of this broker.
+#[derive(Debug)]
+pub struct Transactions {
+    halves: Halves,
+    checks: Checks,
+    /// Wakes the check-back task: something may be due earlier than it thinks.
+    changed: tokio::sync::Notify,
+    clock: Arc<dyn Clock>,
+    counters: Counters,
+}
+
+/// Totals since start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    committed: AtomicU64,
+    rolled_back: AtomicU64,
+    checks_sent: AtomicU64,
+    parked: AtomicU64,
+}
+
+/// Totals since start, and what is pending, for operators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Totals {
+    /// Halves that wait for their end.
+    pub pending: usize,
+    /// Messages that were delivered by a commit.
+    pub committed: u64,
+    /// Halves that were rolled back.
+    pub rolled_back: u64,
+    /// Questions to producers.
+    pub checks_sent: u64,
+    /// Halves that nobody decided in time.
+    pub parked: u64,
+}
+
+impl Transactions {
+    /// Hears of the half and op records that dispatch brings.
+    pub fn dispatched(&self, record: &Dispatched<'_>, config: &BrokerConfig) {
+        match record.topic() {
+            topic::TRANS_HALF => {
+                self.half_appeared(record.record, config);
+                self.changed.notify_one();
+            }
+            topic::TRANS_OP_HALF => {
+                self.halves.op_appeared(record.queue_offset(), &halves_of(record.body()));
+            }
+            _ => {}
+        }
+    }
+
+    fn half_appeared(&self, record: &RecordView<'_>, config: &BrokerConfig) {
+        let properties = record.properties();
+        let own = immunity_ms(properties);
+        let wait = own.unwrap_or_else(|| millis(config.transaction_time_out));
+        let due_ms = record.store_timestamp().saturating_add(wait);
+        let in_ms = due_ms.saturating_sub(self.clock.now_ms()).max(0).unsigned_abs();
+        let checks = properties
+            .get(properties::TRANSACTION_CHECK_TIMES)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0);
+        self.halves.appeared(
+            record.queue_offset(),
+            record.physical_offset(),
+            properties.get(properties::PGROUP).unwrap_or_default(),
+            record.store_timestamp(),
+            checks,
+            self.clock.monotonic() + Duration::from_millis(in_ms),
+        );
+    }
+
+    /// Totals for operators.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            pending: self.halves.len(),
+            committed: self.counters.committed.load(Ordering::Relaxed),
+            rolled_back: self.counters.rolled_back.load(Ordering::Relaxed),
+            checks_sent: self.counters.checks_sent.load(Ordering::Relaxed),
+            parked: self.counters.parked.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Pending transactions by producer group.
+    pub fn groups(&self) -> Vec<GroupSummary> {
+        self.halves.groups()
+    }
+
+    /// Up to `most` pending halves from half-queue offset `from` on.
+    pub fn list(&self, group: Option<&str>, from: QueueOffset, most: usize) -> Vec<(QueueOffset, Half)> {
+        self.halves.list(group, from, most)
+    }
+
+    /// Writes the progress marks as consumer offsets, where the original keeps them.
+    pub fn save_progress(&self, broker: &Broker) {
+        let progress = self.halves.progress();
+        broker.offsets.commit(PROGRESS_GROUP, topic::TRANS_HALF, QUEUE, progress.half);
+        broker.offsets.commit(PROGRESS_GROUP, topic::TRANS_OP_HALF, QUEUE, progress.op);
+        self.checks.forget_before(progress.half);
+    }
+}
+
+/// The half offsets that the body of an op record names: `12,13,`.
+fn halves_of(body: &[u8]) -> Vec<QueueOffset> {
+    std::str::from_utf8(body)
+        .unwrap_or_default()
+        .split(',')
+        .filter_map(|text| text.trim().parse().ok().map(QueueOffset::new))
+        .collect()
+}
+
+/// How long a half is not asked for, if it says so itself.
+fn immunity_ms(properties: Properties<'_>) -> Option<i64> {
+    let seconds: i64 = properties.get(properties::CHECK_IMMUNITY_TIME_IN_SECONDS)?.trim().parse().ok()?;
+    (seconds >= 0).then(|| seconds.saturating_mul(1000))
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Whether dispatch has to bring a record of this topic.
+pub fn is_kept_in(topic: &str) -> bool {
+    topic == topic::TRANS_HALF || topic == topic::TRANS_OP_HALF
+}
 
 /// Where a half message for `queue` of `topic` waits.
-///
-/// # Errors
-/// Always, in this version.
-pub fn prepare(
-    _broker: &Arc<Broker>,
-    _properties: Properties<'_>,
-    _topic: &str,
-    _queue: QueueId,
-) -> Result<Redirect, Refused> {
-    Err(Refused::new(
-        ResponseCode::RequestCodeNotSupported,
-        "transaction messages are not supported by this version",
-    ))
+pub fn prepare(properties: Properties<'_>, topic: &str, queue: QueueId) -> Redirect {
+    let mut encoded = PropertiesBuf::parse(properties.encoded());
+    if let Some(id) = properties.get(properties::UNIQ_KEY) {
+        encoded.set(properties::TRANSACTION_ID, id);
+    }
+    encoded.set(properties::REAL_TOPIC, topic);
+    encoded.set(properties::REAL_QID, queue.number().to_string());
+    Redirect {
+        topic: topic::TRANS_HALF.into(),
+        queue: QUEUE,
+        properties: encoded.encode(),
+        recall_handle: None,
+    }
+}
+
+/// END_TRANSACTION (37). Answers only a producer that waits for it.
+pub fn end(
+    broker: &Arc<Broker>,
+    connection: &Arc<Connection>,
+    frame: &Frame<'_>,
+    replies: &mut Replies,
+) {
+    let request = match EndTransactionRequest::decode(&frame.ext) {
+        Ok(request) => request,
+        Err(fault) => {
+            let remark = fault.to_string();
+            return replies.push(frame, ResponseCode::SystemError, Some(&remark), &NoHeader);
+        }
+    };
+    let outcome = match request.commit_or_rollback {
+        COMMIT => Outcome::Commit,
+        ROLLBACK => Outcome::RollBack,
+        // "Unknown" is an ordinary answer: the half stays and is asked for again. Nobody is answered.
+        _ => return,
+    };
+    match find(broker, &request).and_then(|found| resolve(broker, &found, outcome)) {
+        Ok(Some(ack)) if !frame.is_one_way() => {
+            let reply_to = ReplyTo::of(connection, frame);
+            let then = move |flushed: Result<(), FlushError>| match flushed {
+                Ok(()) => reply_to.send(Command::success()),
+                Err(fault) => reply_to.send(Command::response(
+                    ResponseCode::FlushDiskTimeout,
+                    fault.to_string(),
+                )),
+            };
+            broker.store.when_durable(ack, Box::new(then));
+        }
+        Ok(_) => replies.push(frame, ResponseCode::Success, None, &NoHeader),
+        Err(refused) => {
+            tracing::debug!(
+                group = request.producer_group,
+                transaction = request.msg_id,
+                remark = %refused.remark,
+                "the end of a transaction was refused"
+            );
+            replies.push(frame, refused.code, Some(&refused.remark), &NoHeader);
+        }
+    }
+}
+
+/// What becomes of a half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The message is delivered.
+    Commit,
+    /// The message never appears.
+    RollBack,
+    /// Nobody decided: the message goes to `TRANS_CHECK_MAX_TIME_TOPIC`, where an operator finds it.
+    Park,
+}
+
+/// A half record and where it stands in its queue.
+#[derive(Debug)]
+pub(crate) struct Found {
+    at: QueueOffset,
+    record: bytes::Bytes,
+}
+
+/// Looks the half up by what the producer knows of it, and makes sure that it is the one meant.
+fn find(broker: &Broker, request: &EndTransactionRequest<'_>) -> Result<Found, Refused> {
+    let system_error = |remark: &str| Refused::new(ResponseCode::SystemError, remark);
+    let missing = || system_error("Find prepared transaction message failed");
+    let physical = PhysicalOffset::from_wire(request.commit_log_offset).ok_or_else(missing)?;
+    let bytes = broker.store.record_at(physical).ok_or_else(missing)?;
+    let record = RecordView::parse(&bytes).map_err(|_| missing())?;
+    if record.topic() != topic::TRANS_HALF {
+        return Err(missing());
+    }
+    let properties = record.properties();
+    if properties.get(properties::PGROUP) != Some(request.producer_group) {
+        return Err(system_error("The producer group wrong"));
+    }
+    if record.queue_offset().wire() != request.tran_state_table_offset {
+        return Err(system_error("The transaction state table offset wrong"));
+    }
+    if record.physical_offset() != physical {
+        return Err(system_error("The commit log offset wrong"));
+    }
+    let age_ms = broker.clock.now_ms().saturating_sub(record.born_timestamp());
+    if request.from_transaction_check != Some(true) && immunity_ms(properties).is_some_and(|ms| age_ms > ms) {
+        return Err(Refused::new(
+            ResponseCode::IllegalOperation,
+            "the immunity time of the transaction is over; it is decided by a check only",
+        ));
+    }
+    let at = record.queue_offset();
+    Ok(Found { at, record: bytes })
+}
+
+/// Resolves a half unless it was resolved before (`None`).
+pub(crate) fn resolve(broker: &Arc<Broker>, found: &Found, outcome: Outcome) -> Result<Option<Ack>, Refused> {
+    let transactions = &broker.transactions;
+    let claimed = match transactions.halves.claim(found.at) {
+        Claim::Pending(half) => Some(half),
+        Claim::NotYetSeen => None,
+        Claim::Resolved => return Ok(None),
+    };
+    let checks = claimed.as_ref().map_or(0, |half| half.checks);
+    match append(broker, found, outcome, checks) {
+        Ok(ack) => {
+            transactions.counters.count(outcome);
+            Ok(Some(ack))
+        }
+        Err(refused) => {
+            transactions.halves.restore(found.at, claimed);
+            Err(refused)
+        }
+    }
+}
+
+impl Counters {
+    fn count(&self, outcome: Outcome) {
+        let counter = match outcome {
+            Outcome::Commit => &self.committed,
+            Outcome::RollBack => &self.rolled_back,
+            Outcome::Park => &self.parked,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Appends what an outcome needs, all or nothing.
+fn append(broker: &Arc<Broker>, found: &Found, outcome: Outcome, checks: u32) -> Result<Ack, Refused> {
+    let record = RecordView::parse(&found.record)
+        .map_err(|_| Refused::new(ResponseCode::SystemError, "Find prepared transaction message failed"))?;
+    let target = target_of(broker, &record, outcome, checks)?;
+    let op_body = format!("{},", found.at.number());
+    let op_properties = op_properties();
+    let store_host = broker.identity.advertised;
+    let op = op_message(&op_body, &op_properties, store_host, broker.clock.now_ms());
+    let mut batch = broker.store.batch();
+    let pushed = match &target {
+        None => batch.push(op),
+        Some(target) => {
+            let message = NewMessage {
+                topic: &target.topic,
+                queue_id: target.queue,
+                flag: record.flag(),
+                sys_flag: target.sys_flag,
+                born_timestamp: record.born_timestamp(),
+                born_host: record.born_host(),
+                store_host,
+                reconsume_times: record.reconsume_times(),
+                prepared_transaction_offset: record.physical_offset().wire(),
+                body: record.body(),
+                properties: &target.properties,
+                wait_for_flush: true,
+            };
+            batch.push_all_or_nothing(&[message, op])
+        }
+    };
+    pushed.map_err(|illegal| Refused::new(ResponseCode::MessageIllegal, illegal.to_string()))?;
+    match broker.store.append(&mut batch) {
+        Ok(appended) => Ok(appended.ack),
+        Err(error) => Err(not_stored(&error)),
+    }
+}
+
+/// The properties of every op record.
+pub(crate) fn op_properties() -> Vec<u8> {
+    let mut encoded = Vec::new();
+    properties::push_pair(&mut encoded, properties::TAGS, OP_TAG);
+    properties::push_pair(&mut encoded, properties::WAIT, "true");
+    encoded
+}
+
+/// The record that says: the halves that `body` names are resolved.
+pub(crate) fn op_message<'a>(
+    body: &'a str,
+    properties: &'a [u8],
+    advertised: SocketAddr,
+    now_ms: i64,
+) -> NewMessage<'a> {
+    NewMessage {
+        topic: topic::TRANS_OP_HALF,
+        queue_id: QUEUE,
+        flag: 0,
+        sys_flag: 0,
+        born_timestamp: now_ms,
+        born_host: advertised,
+        store_host: advertised,
+        reconsume_times: 0,
+        prepared_transaction_offset: 0,
+        body: body.as_bytes(),
+        properties,
+        wait_for_flush: true,
+    }
+}
+
+/// The message that an outcome delivers, if it delivers one.
+struct Target {
+    topic: String,
+    queue: QueueId,
+    properties: Vec<u8>,
+    sys_flag: i32,
+}
+
+fn target_of(
+    broker: &Arc<Broker>,
+    record: &RecordView<'_>,
+    outcome: Outcome,
+    checks: u32,
+) -> Result<Option<Target>, Refused> {
+    let properties = record.properties();
+    match outcome {
+        Outcome::RollBack => Ok(None),
+        Outcome::Park => {
+            let mut kept = PropertiesBuf::parse(properties.encoded());
+            kept.set(properties::TRANSACTION_CHECK_TIMES, checks.to_string());
+            broker.topics.ensure(topic::TRANS_CHECK_MAX_TIME, 1);
+            Ok(Some(Target {
+                topic: topic::TRANS_CHECK_MAX_TIME.to_owned(),
+                queue: QUEUE,
+                properties: kept.encode(),
+                sys_flag: record.sys_flag(),
+            }))
+        }
+        Outcome::Commit => {
+            let unreadable = || Refused::new(ResponseCode::SystemError, "the half message has no REAL_TOPIC and REAL_QID");
+            let topic = properties.get(properties::REAL_TOPIC).ok_or_else(unreadable)?;
+            let queue = properties
+                .get(properties::REAL_QID)
+                .and_then(|text| text.parse().ok())
+                .map(QueueId::new)
+                .ok_or_else(unreadable)?;
+            let sys_flag = TransactionState::Commit.in_flag(record.sys_flag());
+            let now_ms = broker.clock.now_ms();
+            let delayed = broker.delay.on_send(properties, topic, queue, now_ms)?;
+            let (topic, queue, properties) = match delayed {
+                Some(delayed) => (delayed.topic.to_owned(), delayed.queue, delayed.properties),
+                None => (topic.to_owned(), queue, properties.encoded().to_vec()),
+            };
+            Ok(Some(Target { topic, queue, properties, sys_flag }))
+        }
+    }
+}
+
+/// RESUME_CHECK_HALF_MESSAGE (323): a parked transaction becomes a half again, its checks start from zero.
+pub fn resume(broker: &Arc<Broker>, request: &Command) -> Command {
+    let failed = |remark: &str| Command::response(ResponseCode::SystemError, remark.to_owned());
+    let Some(id) = request.ext.get("msgId").and_then(OffsetId::parse) else {
+        return failed("msgId is not an offset message id");
+    };
+    let Some(bytes) = broker.store.record_at(id.offset) else {
+        return failed("the parked message was not found in the log");
+    };
+    let Ok(record) = RecordView::parse(&bytes) else {
+        return failed("the parked message is damaged in the log");
+    };
+    if record.topic() != topic::TRANS_CHECK_MAX_TIME {
+        return failed("the message is not in TRANS_CHECK_MAX_TIME_TOPIC");
+    }
+    let mut properties = PropertiesBuf::parse(record.properties().encoded());
+    properties.set(properties::TRANSACTION_CHECK_TIMES, "0");
+    let encoded = properties.encode();
+    let store_host = broker.identity.advertised;
+    let mut batch = broker.store.batch();
+    let pushed = batch.push(NewMessage {
+        topic: topic::TRANS_HALF,
+        queue_id: QUEUE,
+        flag: record.flag(),
+        sys_flag: TransactionState::None.in_flag(record.sys_flag()),
+        born_timestamp: record.born_timestamp(),
+        born_host: record.born_host(),
+        store_host,
+        reconsume_times: record.reconsume_times(),
+        prepared_transaction_offset: 0,
+        body: record.body(),
+        properties: &encoded,
+        wait_for_flush: true,
+    });
+    if let Err(illegal) = pushed {
+        return failed(&illegal.to_string());
+    }
+    match broker.store.append(&mut batch) {
+        Ok(_) => Command::success(),
+        Err(error) => failed(&error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn op_bodies_name_halves_with_and_without_the_last_comma() {
+        let offsets = |body: &[u8]| halves_of(body).into_iter().map(QueueOffset::number).collect::<Vec<_>>();
+        assert_eq!(offsets(b"0,1,3,"), [0, 1, 3]);
+        assert_eq!(offsets(b"7"), [7]);
+        assert_eq!(offsets(b",x,-1, 9 ,"), [9]);
+        assert_eq!(offsets(b"\xff"), [0u64; 0]);
+    }
+
+    #[test]
+    fn immunity_counts_in_seconds_and_negative_means_the_broker_s_own() {
+        let immunity = |seconds: &str| {
+            let mut encoded = Vec::new();
+            properties::push_pair(&mut encoded, properties::CHECK_IMMUNITY_TIME_IN_SECONDS, seconds);
+            immunity_ms(Properties::new(&encoded))
+        };
+        assert_eq!(immunity("9"), Some(9_000));
+        assert_eq!(immunity("0"), Some(0));
+        assert_eq!(immunity("-1"), None);
+        assert_eq!(immunity("soon"), None);
+    }
 }

@@ -35,6 +35,8 @@ use crate::sessions::Sessions;
 use crate::snapshot_files::{Saver, SnapshotFile};
 use crate::stats::Stats;
 use crate::topics::{TopicSettings, Topics};
+use crate::transaction::checks::Checks;
+use crate::transaction::{Transactions, check_back};
 
 /// The fast port lies this far below the listen port.
 const FAST_PORT_DISTANCE: u16 = 2;
@@ -155,6 +157,7 @@ fn build(
         clock.clone(),
         arrivals.clone(),
     )?;
+    let ended_cleanly = matches!(opened, Opened::Clean);
     match opened {
         Opened::Clean => tracing::info!(root = config.store_path_root_dir, "store opened"),
         Opened::Recovered(report) => {
@@ -174,17 +177,29 @@ fn build(
     let delay = Delay::open(delay_settings(&config)?, &config_dir, log, clock.clone())?;
     let _ = arrivals.delay.set(delay.clone());
     let auto_create = config.auto_create_subscription_group;
+    let advertised = config.advertised(port);
+    let offsets = Offsets::open(&config_dir, config.consumer_offset_update_version_step)?;
+    let transactions = Transactions::open(
+        &store,
+        &offsets,
+        Checks::open(&config_dir)?,
+        &config,
+        advertised,
+        clock.clone(),
+        ended_cleanly,
+    );
     let broker = Arc::new(Broker {
         identity: Identity {
             cluster: config.broker_cluster_name.clone(),
             name: config.broker_name.clone(),
             id: config.broker_id,
-            advertised: config.advertised(port),
+            advertised,
         },
         topics,
+        transactions,
         groups: Groups::open(auto_create, &config_dir, &saver, clock.clone())?,
         sessions: Sessions::new(config.channel_expired_timeout, clock.clone()),
-        offsets: Offsets::open(&config_dir, config.consumer_offset_update_version_step)?,
+        offsets,
         order_locks: OrderLocks::new(clock.clone()),
         hold,
         delay,
@@ -231,6 +246,7 @@ async fn serve(broker: &Arc<Broker>, ports: Ports) -> Result<RunningBroker, Star
         tokio::spawn(pull::answer_expired(broker.clone())),
         tokio::spawn(keep_house(broker.clone())),
         tokio::spawn(keep_offsets(broker.clone())),
+        tokio::spawn(check_back::run(broker.clone())),
     ];
     broker.delay.start(&broker.saver);
     broker.registration.follow(broker);

@@ -332,7 +332,8 @@ impl<'f> Message<'_, 'f> {
                 ));
             }
             accepted.sys_flag &= !sys_flag::TRANSACTION_MASK;
-            return transaction::prepare(broker, properties, self.request.topic, queue).map(Some);
+            let half = transaction::prepare(properties, self.request.topic, queue);
+            return Ok(Some(half));
         }
         if self.noticed.is_delayed {
             let now_ms = broker.clock.now_ms();

@@ -24,7 +24,7 @@ use agena_protocol::record::{RecordEncoder, RecordFields, RecordView};
 use agena_protocol::request_code::RequestCode;
 use agena_protocol::topic;
 
-use super::{Found, Half, Outcome, resolve};
+use super::{Found, Half, Outcome, Transactions, millis, resolve};
 use crate::broker::Broker;
 
 /// Halves looked at in one round, and how far apart full rounds are: at most 5,000 questions a second.
@@ -34,8 +34,8 @@ const ROUND_PAUSE: Duration = Duration::from_millis(100);
 /// How often an operator is told of a group with pending transactions and no producer.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How often the progress marks are written while there is progress.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a burst of halves is waited out before the next deadline is looked up.
+const BURST: Duration = Duration::from_millis(500);
 
 /// Runs until the broker stops.
 pub async fn run(broker: Arc<Broker>) {
@@ -64,13 +64,17 @@ pub async fn run(broker: Arc<Broker>) {
             }
         };
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = transactions.changed.notified() => {
-                // Halves come in bursts; none of them is due before its immunity is over.
-                tokio::time::sleep(PROGRESS_INTERVAL.min(wait)).await;
-            }
-            _ = stopping.changed() => return,
+            () = wait_for_work(transactions, wait) => {}
+            _ = stopping.wait_for(|stops| *stops) => return,
         }
+    }
+}
+
+/// Until `wait` is over, or soon after a half appeared: halves come in bursts.
+async fn wait_for_work(transactions: &Transactions, wait: Duration) {
+    tokio::select! {
+        () = tokio::time::sleep(wait) => {}
+        () = transactions.changed.notified() => tokio::time::sleep(BURST.min(wait)).await,
     }
 }
 
@@ -102,14 +106,14 @@ fn check(broker: &Arc<Broker>, at: QueueOffset, half: &Half) -> bool {
     let transactions = &broker.transactions;
     let config = broker.config.get();
     let now = broker.clock.monotonic();
-    let interval = Duration::from_millis(config.transaction_check_interval_ms().max(1).unsigned_abs());
+    let interval = config.transaction_check_interval.max(Duration::from_millis(1));
     let Some(record) = broker.store.record_at(half.physical) else {
         tracing::warn!(half = at.number(), group = &*half.group, "a half message left the log before it was decided");
         transactions.halves.claim(at);
         return true;
     };
     let age_ms = broker.clock.now_ms().saturating_sub(half.stored_ms);
-    if half.checks >= config.transaction_check_max() || age_ms >= config.file_reserved_ms() {
+    if half.checks >= config.transaction_check_max || age_ms >= millis(config.file_reserved_time.duration()) {
         park(broker, Found { at, record }, half);
         return true;
     }
@@ -164,7 +168,7 @@ fn question(broker: &Broker, half: &RecordView<'_>, times: u32) -> Option<Comman
     properties.set(properties::TRANSACTION_CHECK_TIMES, times.to_string());
     let encoded = properties.encode();
     let real_topic = stored.get(properties::REAL_TOPIC)?;
-    let real_queue = QueueId::new(stored.get(properties::REAL_QUEUE_ID)?.parse().ok()?);
+    let real_queue = QueueId::new(stored.get(properties::REAL_QID)?.parse().ok()?);
     let fields = RecordFields {
         topic: real_topic,
         queue_id: real_queue,
@@ -183,7 +187,7 @@ fn question(broker: &Broker, half: &RecordView<'_>, times: u32) -> Option<Comman
     encoder.write(&mut body, half.queue_offset(), half.physical_offset(), half.store_timestamp());
     let mut offset_id = String::new();
     OffsetId { store_host: half.store_host(), offset: half.physical_offset() }.write(&mut offset_id);
-    let unique = stored.get(properties::UNIQUE_KEY);
+    let unique = stored.get(properties::UNIQ_KEY);
     let header = CheckTransactionStateRequest {
         topic: Some(topic::TRANS_HALF),
         tran_state_table_offset: half.queue_offset().wire(),

@@ -19,15 +19,15 @@ const EARLY_MAX: usize = 100_000;
 
 /// One transaction that is not resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Half {
+pub struct Half {
     /// Where the half record stands in the log.
-    pub(crate) physical: PhysicalOffset,
+    pub physical: PhysicalOffset,
     /// The producer group that is asked (`PGROUP`).
-    pub(crate) group: Arc<str>,
+    pub group: Arc<str>,
     /// When the half was stored; wall clock, ms.
-    pub(crate) stored_ms: i64,
+    pub stored_ms: i64,
     /// How often a producer was asked (`TRANSACTION_CHECK_TIMES` of the last check).
-    pub(crate) checks: u32,
+    pub checks: u32,
     /// When it is looked at next; monotonic.
     due: Duration,
 }
@@ -54,13 +54,13 @@ pub(crate) struct Progress {
 
 /// Pending transactions of one producer group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct GroupSummary {
+pub struct GroupSummary {
     /// Producer group.
-    pub(crate) group: Arc<str>,
+    pub group: Arc<str>,
     /// How many are pending.
-    pub(crate) pending: usize,
+    pub pending: usize,
     /// Store time of the oldest; wall clock, ms.
-    pub(crate) oldest_ms: i64,
+    pub oldest_ms: i64,
 }
 
 /// The table of pending halves. One short lock; nothing is read or written under it.

@@ -15,7 +15,7 @@ use agena_protocol::properties;
 use agena_protocol::queue::QueueId;
 use agena_protocol::record::{RecordView, records};
 use agena_protocol::topic;
-use agena_store::{ReadRequest, Store};
+use agena_store::{Everything, ReadRequest, Residency, Store};
 
 use super::checks::Checks;
 use super::half::{Halves, Progress};
@@ -25,6 +25,9 @@ use crate::offsets::Offsets;
 
 /// How many of the last messages of a queue are looked at for commits without an op record.
 const TAIL_MESSAGES: u64 = 1_024;
+
+/// Messages of one read.
+const READ_MESSAGES: usize = 1_024;
 
 impl Transactions {
     /// Rebuilds the table from the store.
@@ -76,7 +79,7 @@ fn resolved_without_op(store: &Store, pending: &Halves, from: QueueOffset) -> Ve
         }
         let properties = record.properties();
         let Some(topic) = properties.get(properties::REAL_TOPIC) else { return };
-        let queue = properties.get(properties::REAL_QUEUE_ID).and_then(|text| text.parse().ok());
+        let queue = properties.get(properties::REAL_QID).and_then(|text| text.parse().ok());
         let real = (topic.to_owned(), QueueId::new(queue.unwrap_or(0)));
         let timer = (topic::TIMER_WHEEL.to_owned(), QUEUE);
         let parked = (topic::TRANS_CHECK_MAX_TIME.to_owned(), QUEUE);
@@ -135,9 +138,16 @@ fn each_record(
 ) {
     let mut at = from;
     loop {
-        let request = ReadRequest::new(topic, queue, at);
-        let outcome = store.read(&request, &());
-        for slice in &outcome.slices {
+        let request = ReadRequest {
+            topic,
+            queue_id: queue,
+            offset: at.wire(),
+            messages_max: READ_MESSAGES,
+            bytes_max: None,
+            residency: Residency::Anywhere,
+        };
+        let outcome = store.read(&request, &Everything);
+        for slice in &outcome.records {
             records(slice).filter_map(Result::ok).for_each(|record| each(&record));
         }
         if outcome.next_offset <= at {
