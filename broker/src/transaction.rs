@@ -39,8 +39,8 @@ use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::send::{Redirect, Refused, not_stored};
 use checks::Checks;
-pub use half::{GroupSummary, Half};
 use half::{Claim, Halves};
+pub use half::{GroupSummary, Half};
 
 /// The group whose consumer offsets tell how far the half and op queues are done with.
 pub const PROGRESS_GROUP: &str = "CID_RMQ_SYS_TRANS";
@@ -99,7 +99,8 @@ impl Transactions {
                 self.changed.notify_one();
             }
             topic::TRANS_OP_HALF => {
-                self.halves.op_appeared(record.queue_offset(), &halves_of(record.body()));
+                self.halves
+                    .op_appeared(record.queue_offset(), &halves_of(record.body()));
             }
             _ => {}
         }
@@ -110,7 +111,10 @@ impl Transactions {
         let own = immunity_ms(properties);
         let wait = own.unwrap_or_else(|| millis(config.transaction_time_out));
         let due_ms = record.store_timestamp().saturating_add(wait);
-        let in_ms = due_ms.saturating_sub(self.clock.now_ms()).max(0).unsigned_abs();
+        let in_ms = due_ms
+            .saturating_sub(self.clock.now_ms())
+            .max(0)
+            .unsigned_abs();
         let checks = properties
             .get(properties::TRANSACTION_CHECK_TIMES)
             .and_then(|text| text.parse().ok())
@@ -142,15 +146,24 @@ impl Transactions {
     }
 
     /// Up to `most` pending halves from half-queue offset `from` on.
-    pub fn list(&self, group: Option<&str>, from: QueueOffset, most: usize) -> Vec<(QueueOffset, Half)> {
+    pub fn list(
+        &self,
+        group: Option<&str>,
+        from: QueueOffset,
+        most: usize,
+    ) -> Vec<(QueueOffset, Half)> {
         self.halves.list(group, from, most)
     }
 
     /// Writes the progress marks as consumer offsets, where the original keeps them.
     pub fn save_progress(&self, broker: &Broker) {
         let progress = self.halves.progress();
-        broker.offsets.commit(PROGRESS_GROUP, topic::TRANS_HALF, QUEUE, progress.half);
-        broker.offsets.commit(PROGRESS_GROUP, topic::TRANS_OP_HALF, QUEUE, progress.op);
+        broker
+            .offsets
+            .commit(PROGRESS_GROUP, topic::TRANS_HALF, QUEUE, progress.half);
+        broker
+            .offsets
+            .commit(PROGRESS_GROUP, topic::TRANS_OP_HALF, QUEUE, progress.op);
         self.checks.forget_before(progress.half);
     }
 }
@@ -166,7 +179,11 @@ fn halves_of(body: &[u8]) -> Vec<QueueOffset> {
 
 /// How long a half is not asked for, if it says so itself.
 fn immunity_ms(properties: Properties<'_>) -> Option<i64> {
-    let seconds: i64 = properties.get(properties::CHECK_IMMUNITY_TIME_IN_SECONDS)?.trim().parse().ok()?;
+    let seconds: i64 = properties
+        .get(properties::CHECK_IMMUNITY_TIME_IN_SECONDS)?
+        .trim()
+        .parse()
+        .ok()?;
     (seconds >= 0).then(|| seconds.saturating_mul(1000))
 }
 
@@ -278,8 +295,13 @@ fn find(broker: &Broker, request: &EndTransactionRequest<'_>) -> Result<Found, R
     if record.physical_offset() != physical {
         return Err(system_error("The commit log offset wrong"));
     }
-    let age_ms = broker.clock.now_ms().saturating_sub(record.born_timestamp());
-    if request.from_transaction_check != Some(true) && immunity_ms(properties).is_some_and(|ms| age_ms > ms) {
+    let age_ms = broker
+        .clock
+        .now_ms()
+        .saturating_sub(record.born_timestamp());
+    if request.from_transaction_check != Some(true)
+        && immunity_ms(properties).is_some_and(|ms| age_ms > ms)
+    {
         return Err(Refused::new(
             ResponseCode::IllegalOperation,
             "the immunity time of the transaction is over; it is decided by a check only",
@@ -290,7 +312,11 @@ fn find(broker: &Broker, request: &EndTransactionRequest<'_>) -> Result<Found, R
 }
 
 /// Resolves a half unless it was resolved before (`None`).
-pub(crate) fn resolve(broker: &Arc<Broker>, found: &Found, outcome: Outcome) -> Result<Option<Ack>, Refused> {
+pub(crate) fn resolve(
+    broker: &Arc<Broker>,
+    found: &Found,
+    outcome: Outcome,
+) -> Result<Option<Ack>, Refused> {
     let transactions = &broker.transactions;
     let claimed = match transactions.halves.claim(found.at) {
         Claim::Pending(half) => Some(half),
@@ -322,9 +348,18 @@ impl Counters {
 }
 
 /// Appends what an outcome needs, all or nothing.
-fn append(broker: &Arc<Broker>, found: &Found, outcome: Outcome, checks: u32) -> Result<Ack, Refused> {
-    let record = RecordView::parse(&found.record)
-        .map_err(|_| Refused::new(ResponseCode::SystemError, "Find prepared transaction message failed"))?;
+fn append(
+    broker: &Arc<Broker>,
+    found: &Found,
+    outcome: Outcome,
+    checks: u32,
+) -> Result<Ack, Refused> {
+    let record = RecordView::parse(&found.record).map_err(|_| {
+        Refused::new(
+            ResponseCode::SystemError,
+            "Find prepared transaction message failed",
+        )
+    })?;
     let target = target_of(broker, &record, outcome, checks)?;
     let op_body = format!("{},", found.at.number());
     let op_properties = op_properties();
@@ -418,8 +453,15 @@ fn target_of(
             }))
         }
         Outcome::Commit => {
-            let unreadable = || Refused::new(ResponseCode::SystemError, "the half message has no REAL_TOPIC and REAL_QID");
-            let topic = properties.get(properties::REAL_TOPIC).ok_or_else(unreadable)?;
+            let unreadable = || {
+                Refused::new(
+                    ResponseCode::SystemError,
+                    "the half message has no REAL_TOPIC and REAL_QID",
+                )
+            };
+            let topic = properties
+                .get(properties::REAL_TOPIC)
+                .ok_or_else(unreadable)?;
             let queue = properties
                 .get(properties::REAL_QID)
                 .and_then(|text| text.parse().ok())
@@ -432,7 +474,12 @@ fn target_of(
                 Some(delayed) => (delayed.topic.to_owned(), delayed.queue, delayed.properties),
                 None => (topic.to_owned(), queue, properties.encoded().to_vec()),
             };
-            Ok(Some(Target { topic, queue, properties, sys_flag }))
+            Ok(Some(Target {
+                topic,
+                queue,
+                properties,
+                sys_flag,
+            }))
         }
     }
 }
@@ -486,7 +533,12 @@ mod tests {
 
     #[test]
     fn op_bodies_name_halves_with_and_without_the_last_comma() {
-        let offsets = |body: &[u8]| halves_of(body).into_iter().map(QueueOffset::number).collect::<Vec<_>>();
+        let offsets = |body: &[u8]| {
+            halves_of(body)
+                .into_iter()
+                .map(QueueOffset::number)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(offsets(b"0,1,3,"), [0, 1, 3]);
         assert_eq!(offsets(b"7"), [7]);
         assert_eq!(offsets(b",x,-1, 9 ,"), [9]);
@@ -497,7 +549,11 @@ mod tests {
     fn immunity_counts_in_seconds_and_negative_means_the_broker_s_own() {
         let immunity = |seconds: &str| {
             let mut encoded = Vec::new();
-            properties::push_pair(&mut encoded, properties::CHECK_IMMUNITY_TIME_IN_SECONDS, seconds);
+            properties::push_pair(
+                &mut encoded,
+                properties::CHECK_IMMUNITY_TIME_IN_SECONDS,
+                seconds,
+            );
             immunity_ms(Properties::new(&encoded))
         };
         assert_eq!(immunity("9"), Some(9_000));

@@ -46,12 +46,17 @@ pub async fn run(broker: Arc<Broker>) {
             let broker = broker.clone();
             move || round(&broker)
         });
-        let Ok(Round { orphans, full }) = round.await else { return };
+        let Ok(Round { orphans, full }) = round.await else {
+            return;
+        };
         let now = broker.clock.monotonic();
         if !orphans.is_empty() && now >= warned {
             warned = now + WARNING_INTERVAL;
             for group in orphans {
-                tracing::warn!(group = &*group, "transactions are pending and no producer of their group is connected");
+                tracing::warn!(
+                    group = &*group,
+                    "transactions are pending and no producer of their group is connected"
+                );
             }
         }
         let transactions = &broker.transactions;
@@ -59,7 +64,9 @@ pub async fn run(broker: Arc<Broker>) {
             ROUND_PAUSE
         } else {
             match transactions.halves.next_due() {
-                Some(due) => due.saturating_sub(broker.clock.monotonic()).max(Duration::from_millis(1)),
+                Some(due) => due
+                    .saturating_sub(broker.clock.monotonic())
+                    .max(Duration::from_millis(1)),
                 None => Duration::from_secs(3600),
             }
         };
@@ -106,14 +113,22 @@ fn check(broker: &Arc<Broker>, at: QueueOffset, half: &Half) -> bool {
     let transactions = &broker.transactions;
     let config = broker.config.get();
     let now = broker.clock.monotonic();
-    let interval = config.transaction_check_interval.max(Duration::from_millis(1));
+    let interval = config
+        .transaction_check_interval
+        .max(Duration::from_millis(1));
     let Some(record) = broker.store.record_at(half.physical) else {
-        tracing::warn!(half = at.number(), group = &*half.group, "a half message left the log before it was decided");
+        tracing::warn!(
+            half = at.number(),
+            group = &*half.group,
+            "a half message left the log before it was decided"
+        );
         transactions.halves.claim(at);
         return true;
     };
     let age_ms = broker.clock.now_ms().saturating_sub(half.stored_ms);
-    if half.checks >= config.transaction_check_max || age_ms >= millis(config.file_reserved_time.duration()) {
+    if half.checks >= config.transaction_check_max
+        || age_ms >= millis(config.file_reserved_time.duration())
+    {
         park(broker, Found { at, record }, half);
         return true;
     }
@@ -132,7 +147,10 @@ fn check(broker: &Arc<Broker>, at: QueueOffset, half: &Half) -> bool {
     }
     if transactions.halves.checked(at, next) {
         transactions.checks.asked(at, half.checks + 1);
-        transactions.counters.checks_sent.fetch_add(1, Ordering::Relaxed);
+        transactions
+            .counters
+            .checks_sent
+            .fetch_add(1, Ordering::Relaxed);
     }
     true
 }
@@ -184,9 +202,18 @@ fn question(broker: &Broker, half: &RecordView<'_>, times: u32) -> Option<Comman
     };
     let mut encoder = RecordEncoder::new(fields, false).ok()?;
     let mut body = vec![0; encoder.total_bytes()];
-    encoder.write(&mut body, half.queue_offset(), half.physical_offset(), half.store_timestamp());
+    encoder.write(
+        &mut body,
+        half.queue_offset(),
+        half.physical_offset(),
+        half.store_timestamp(),
+    );
     let mut offset_id = String::new();
-    OffsetId { store_host: half.store_host(), offset: half.physical_offset() }.write(&mut offset_id);
+    OffsetId {
+        store_host: half.store_host(),
+        offset: half.physical_offset(),
+    }
+    .write(&mut offset_id);
     let unique = stored.get(properties::UNIQ_KEY);
     let header = CheckTransactionStateRequest {
         topic: Some(topic::TRANS_HALF),
@@ -197,5 +224,10 @@ fn question(broker: &Broker, half: &RecordView<'_>, times: u32) -> Option<Comman
         offset_msg_id: Some(&offset_id),
         bname: Some(&broker.identity.name),
     };
-    Some(Command::request(RequestCode::CheckTransactionState).one_way().with_header(&header).with_body(body))
+    Some(
+        Command::request(RequestCode::CheckTransactionState)
+            .one_way()
+            .with_header(&header)
+            .with_body(body),
+    )
 }

@@ -39,12 +39,24 @@ impl Checks {
     pub fn open(directory: &Path) -> Result<Self, SnapshotError> {
         let (journal, lines) = ChangeJournal::open(directory, FILE_NAME)?;
         let times = lines.iter().filter_map(|line| parse(line)).collect();
-        Ok(Self { state: Mutex::new(State { times, journal, lines: lines.len(), reported: false }) })
+        Ok(Self {
+            state: Mutex::new(State {
+                times,
+                journal,
+                lines: lines.len(),
+                reported: false,
+            }),
+        })
     }
 
     /// All counts.
     pub(crate) fn remembered(&self) -> Vec<(QueueOffset, u32)> {
-        self.state.lock().times.iter().map(|(half, times)| (*half, *times)).collect()
+        self.state
+            .lock()
+            .times
+            .iter()
+            .map(|(half, times)| (*half, *times))
+            .collect()
     }
 
     /// A half was asked for.
@@ -122,8 +134,13 @@ mod tests {
             checks.asked(QueueOffset::new(half), 1);
         }
         checks.forget_before(QueueOffset::new(29_999));
-        let bytes = std::fs::metadata(directory.path().join(FILE_NAME)).unwrap().len();
+        let bytes = std::fs::metadata(directory.path().join(FILE_NAME))
+            .unwrap()
+            .len();
         assert!(bytes < 100, "{bytes} bytes for one count");
-        assert_eq!(Checks::open(directory.path()).unwrap().remembered(), [(QueueOffset::new(29_999), 1)]);
+        assert_eq!(
+            Checks::open(directory.path()).unwrap().remembered(),
+            [(QueueOffset::new(29_999), 1)]
+        );
     }
 }

@@ -121,8 +121,20 @@ impl Halves {
         if state.early.remove(&at) {
             return;
         }
-        let group = state.groups.get_key_value(group).map_or_else(|| Arc::from(group), |(name, _)| name.clone());
-        state.insert(at, Half { physical, group, stored_ms, checks, due });
+        let group = state
+            .groups
+            .get_key_value(group)
+            .map_or_else(|| Arc::from(group), |(name, _)| name.clone());
+        state.insert(
+            at,
+            Half {
+                physical,
+                group,
+                stored_ms,
+                checks,
+                due,
+            },
+        );
     }
 
     /// An op record became visible: the halves it names are resolved.
@@ -141,12 +153,17 @@ impl Halves {
                 state.remove(*half);
             }
         }
-        let Some(greatest_half) = halves.iter().max().copied() else { return };
+        let Some(greatest_half) = halves.iter().max().copied() else {
+            return;
+        };
         match state.ops.back_mut() {
             Some(block) if op.number() - block.first.number() < OP_BLOCK => {
                 block.greatest_half = block.greatest_half.max(greatest_half);
             }
-            _ => state.ops.push_back(OpBlock { first: op, greatest_half }),
+            _ => state.ops.push_back(OpBlock {
+                first: op,
+                greatest_half,
+            }),
         }
     }
 
@@ -206,14 +223,23 @@ impl Halves {
 
     /// Restores the count of checks that a journal remembers.
     pub(crate) fn remember_checks(&self, at: QueueOffset, checks: u32) {
-        self.state.lock().change(at, |half| half.checks = half.checks.max(checks));
+        self.state
+            .lock()
+            .change(at, |half| half.checks = half.checks.max(checks));
     }
 
     /// Both marks. The op mark is dragged along: blocks that name resolved halves only are dropped.
     pub(crate) fn progress(&self) -> Progress {
         let mut state = self.state.lock();
-        let half = state.pending.first_key_value().map_or(state.next_half, |(at, _)| *at);
-        while state.ops.front().is_some_and(|block| block.greatest_half < half) {
+        let half = state
+            .pending
+            .first_key_value()
+            .map_or(state.next_half, |(at, _)| *at);
+        while state
+            .ops
+            .front()
+            .is_some_and(|block| block.greatest_half < half)
+        {
             state.ops.pop_front();
         }
         let op = state.ops.front().map_or(state.next_op, |block| block.first);
@@ -231,7 +257,12 @@ impl Halves {
     }
 
     /// Up to `most` pending halves from `from` on, of one group or of all.
-    pub(crate) fn list(&self, group: Option<&str>, from: QueueOffset, most: usize) -> Vec<(QueueOffset, Half)> {
+    pub(crate) fn list(
+        &self,
+        group: Option<&str>,
+        from: QueueOffset,
+        most: usize,
+    ) -> Vec<(QueueOffset, Half)> {
         let state = self.state.lock();
         state
             .pending
@@ -259,7 +290,11 @@ impl Halves {
                 oldest_ms: oldest.get(group).copied().unwrap_or_default(),
             })
             .collect();
-        groups.sort_by(|a, b| b.pending.cmp(&a.pending).then_with(|| a.group.cmp(&b.group)));
+        groups.sort_by(|a, b| {
+            b.pending
+                .cmp(&a.pending)
+                .then_with(|| a.group.cmp(&b.group))
+        });
         groups
     }
 }
@@ -284,7 +319,9 @@ impl State {
     }
 
     fn change(&mut self, at: QueueOffset, change: impl FnOnce(&mut Half)) -> bool {
-        let Some(half) = self.pending.get_mut(&at) else { return false };
+        let Some(half) = self.pending.get_mut(&at) else {
+            return false;
+        };
         self.due.remove(&(half.due, at));
         change(half);
         self.due.insert((half.due, at));
@@ -301,19 +338,31 @@ mod tests {
     }
 
     fn table() -> Halves {
-        Halves::starting_at(Progress { half: at(0), op: at(0) })
+        Halves::starting_at(Progress {
+            half: at(0),
+            op: at(0),
+        })
     }
 
     fn appear(halves: &Halves, offset: u64) {
         let due = Duration::from_secs(6 + offset);
-        halves.appeared(at(offset), PhysicalOffset::new(offset * 500), "PG", 1_000, 0, due);
+        halves.appeared(
+            at(offset),
+            PhysicalOffset::new(offset * 500),
+            "PG",
+            1_000,
+            0,
+            due,
+        );
     }
 
     #[test]
     fn a_half_is_claimed_once() {
         let halves = table();
         appear(&halves, 0);
-        let Claim::Pending(half) = halves.claim(at(0)) else { panic!("not pending") };
+        let Claim::Pending(half) = halves.claim(at(0)) else {
+            panic!("not pending")
+        };
         assert_eq!(half.physical, PhysicalOffset::new(0));
         assert_eq!(halves.claim(at(0)), Claim::Resolved);
         halves.restore(at(0), Some(half));
@@ -351,9 +400,21 @@ mod tests {
         for offset in 1..1_000 {
             halves.op_appeared(at(offset - 1), &[at(offset)]);
         }
-        assert_eq!(halves.progress(), Progress { half: at(0), op: at(0) });
+        assert_eq!(
+            halves.progress(),
+            Progress {
+                half: at(0),
+                op: at(0)
+            }
+        );
         halves.op_appeared(at(999), &[at(0)]);
-        assert_eq!(halves.progress(), Progress { half: at(1_000), op: at(1_000) });
+        assert_eq!(
+            halves.progress(),
+            Progress {
+                half: at(1_000),
+                op: at(1_000)
+            }
+        );
         assert!(halves.groups().is_empty());
     }
 
@@ -380,7 +441,11 @@ mod tests {
             appear(&halves, offset);
         }
         assert_eq!(halves.next_due(), Some(Duration::from_secs(6)));
-        let due: Vec<_> = halves.due(Duration::from_secs(7), 10).into_iter().map(|(at, _)| at).collect();
+        let due: Vec<_> = halves
+            .due(Duration::from_secs(7), 10)
+            .into_iter()
+            .map(|(at, _)| at)
+            .collect();
         assert_eq!(due, [at(0), at(1)]);
         assert!(halves.checked(at(0), Duration::from_secs(36)));
         halves.put_off(at(1), Duration::from_secs(30));

@@ -41,11 +41,20 @@ impl Transactions {
         ended_cleanly: bool,
     ) -> Self {
         let mark = |topic: &str| {
-            let (min, max) = (store.min_offset(topic, QUEUE), store.max_offset(topic, QUEUE));
+            let (min, max) = (
+                store.min_offset(topic, QUEUE),
+                store.max_offset(topic, QUEUE),
+            );
             // Behind the end after a crash that cost the log its tail.
-            offsets.query(PROGRESS_GROUP, topic, QUEUE).unwrap_or(min).clamp(min, max)
+            offsets
+                .query(PROGRESS_GROUP, topic, QUEUE)
+                .unwrap_or(min)
+                .clamp(min, max)
         };
-        let progress = Progress { half: mark(topic::TRANS_HALF), op: mark(topic::TRANS_OP_HALF) };
+        let progress = Progress {
+            half: mark(topic::TRANS_HALF),
+            op: mark(topic::TRANS_OP_HALF),
+        };
         let transactions = Self {
             halves: Halves::starting_at(progress),
             checks,
@@ -57,11 +66,19 @@ impl Transactions {
             transactions.half_appeared(record, config);
         });
         each_record(store, topic::TRANS_OP_HALF, QUEUE, progress.op, |record| {
-            transactions.halves.op_appeared(record.queue_offset(), &halves_of(record.body()));
+            transactions
+                .halves
+                .op_appeared(record.queue_offset(), &halves_of(record.body()));
         });
         if !ended_cleanly {
             let found = resolved_without_op(store, &transactions.halves, progress.half);
-            complete(store, advertised, &*transactions.clock, &transactions.halves, &found);
+            complete(
+                store,
+                advertised,
+                &*transactions.clock,
+                &transactions.halves,
+                &found,
+            );
         }
         for (half, times) in transactions.checks.remembered() {
             transactions.halves.remember_checks(half, times);
@@ -78,13 +95,19 @@ fn resolved_without_op(store: &Store, pending: &Halves, from: QueueOffset) -> Ve
             return;
         }
         let properties = record.properties();
-        let Some(topic) = properties.get(properties::REAL_TOPIC) else { return };
-        let queue = properties.get(properties::REAL_QID).and_then(|text| text.parse().ok());
+        let Some(topic) = properties.get(properties::REAL_TOPIC) else {
+            return;
+        };
+        let queue = properties
+            .get(properties::REAL_QID)
+            .and_then(|text| text.parse().ok());
         let real = (topic.to_owned(), QueueId::new(queue.unwrap_or(0)));
         let timer = (topic::TIMER_WHEEL.to_owned(), QUEUE);
         let parked = (topic::TRANS_CHECK_MAX_TIME.to_owned(), QUEUE);
         for queue in [real, timer, parked] {
-            open.entry(queue).or_default().insert(record.physical_offset(), record.queue_offset());
+            open.entry(queue)
+                .or_default()
+                .insert(record.physical_offset(), record.queue_offset());
         }
     });
     let mut found = Vec::new();
@@ -115,7 +138,10 @@ fn complete(
     for half in found {
         halves.claim(*half);
     }
-    let body: String = found.iter().map(|half| format!("{},", half.number())).collect();
+    let body: String = found
+        .iter()
+        .map(|half| format!("{},", half.number()))
+        .collect();
     let properties = op_properties();
     let mut batch = store.batch();
     let written = batch
@@ -123,8 +149,14 @@ fn complete(
         .map_err(|illegal| illegal.to_string())
         .and_then(|()| store.append(&mut batch).map_err(|error| error.to_string()));
     match written {
-        Ok(_) => tracing::info!(count = found.len(), "commits whose op records a crash swallowed were completed"),
-        Err(fault) => tracing::warn!(fault, "op records of finished transactions could not be written"),
+        Ok(_) => tracing::info!(
+            count = found.len(),
+            "commits whose op records a crash swallowed were completed"
+        ),
+        Err(fault) => tracing::warn!(
+            fault,
+            "op records of finished transactions could not be written"
+        ),
     }
 }
 
@@ -148,7 +180,9 @@ fn each_record(
         };
         let outcome = store.read(&request, &Everything);
         for slice in &outcome.records {
-            records(slice).filter_map(Result::ok).for_each(|record| each(&record));
+            records(slice)
+                .filter_map(Result::ok)
+                .for_each(|record| each(&record));
         }
         if outcome.next_offset <= at {
             return;
