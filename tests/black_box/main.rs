@@ -4,6 +4,7 @@
 mod bad_input;
 mod bad_start;
 mod crash;
+mod mqadmin;
 mod orderly;
 mod produce_consume;
 mod raw;
