@@ -217,7 +217,9 @@ fn a_groups_progress_is_shown_rehearsed_reset_cloned_and_deleted() {
         ("queueId", "0"),
         ("commitOffset", "2"),
     ];
-    assert_eq!(member.call(UPDATE_CONSUMER_OFFSET, &offset, &[]).code, 0);
+    // Not on the member's connection: the broker speaks there too, of the group's members.
+    let mut other = servers.raw();
+    assert_eq!(other.call(UPDATE_CONSUMER_OFFSET, &offset, &[]).code, 0);
 
     let progress = document(
         &servers,

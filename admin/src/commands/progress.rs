@@ -639,10 +639,9 @@ fn broker_consume_stats(call: &mut Call) -> Result<(), Failure> {
     for (group, stats) in list.consume_stats_list.into_iter().flatten() {
         for stats in stats {
             let progress = Progress::new(group.clone(), stats, None);
-            let rows = progress
-                .queues
-                .into_iter()
-                .filter(|queue| queue.diff >= level);
+            let rows = progress.queues.into_iter().filter(|queue| {
+                queue.diff >= level && (queue.diff != 0 || queue.last_timestamp > 0)
+            });
             queues.extend(rows.map(|queue| GroupQueue {
                 group: group.clone(),
                 queue,
