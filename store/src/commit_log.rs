@@ -27,9 +27,11 @@ const BLANK: u64 = BLANK_BYTES as u64;
 
 /// How far ahead of the tail space is reserved, and in which steps.
 const RESERVE_STEP: u64 = 32 << 20;
-/// How far ahead of the tail pages are faulted in, and in which steps. A step holds the kernel's lock on the address
-/// space for some 50 µs.
-const POPULATE_AHEAD: u64 = 4 << 20;
+/// How far ahead of the tail pages are faulted in. They are dirty from then on: the next sync writes them, which is why
+/// it is less where every acknowledgement waits for one.
+const POPULATE_AHEAD: u64 = 16 << 20;
+const POPULATE_AHEAD_SYNC: u64 = 1 << 20;
+/// A step holds the kernel's lock on the address space for some 50 µs.
 const POPULATE_STEP: u64 = 256 << 10;
 
 /// The log.
@@ -44,6 +46,7 @@ pub(crate) struct CommitLog {
     /// it (Acquire) sees every record below.
     end: AtomicU64,
     ahead: Ahead,
+    populate_ahead: u64,
 }
 
 /// What the append lock guards.
@@ -57,6 +60,15 @@ struct Tail {
     store_timestamp: i64,
     /// Nothing is appended any more.
     sealed: bool,
+}
+
+/// The end of a log as opening found it; the writer's segment is published up to it.
+#[derive(Debug)]
+pub(crate) struct FoundTail {
+    pub(crate) writer: Option<SegmentWriter>,
+    pub(crate) end: u64,
+    pub(crate) last_record: Option<u64>,
+    pub(crate) store_timestamp: i64,
 }
 
 /// Wakes the thread that prepares space ahead of the tail.
@@ -99,29 +111,32 @@ pub(crate) enum Next<'a> {
 }
 
 impl CommitLog {
-    /// A log whose files were scanned: `writer` is the tail's, published up to `end`.
+    /// A log whose files were looked at. With `is_sync`, acknowledgements wait for syncs.
     pub(crate) fn new(
         log: SegmentedLog,
         medium: Arc<dyn Medium>,
         clock: Arc<dyn Clock>,
-        writer: Option<SegmentWriter>,
-        end: u64,
-        last_record: Option<u64>,
-        store_timestamp: i64,
+        found: FoundTail,
+        is_sync: bool,
     ) -> Self {
         Self {
             log,
             medium,
             clock,
+            end: AtomicU64::new(found.end),
             tail: Mutex::new(Tail {
-                writer,
-                end,
-                last_record,
-                store_timestamp,
+                writer: found.writer,
+                end: found.end,
+                last_record: found.last_record,
+                store_timestamp: found.store_timestamp,
                 sealed: false,
             }),
-            end: AtomicU64::new(end),
             ahead: Ahead::default(),
+            populate_ahead: if is_sync {
+                POPULATE_AHEAD_SYNC
+            } else {
+                POPULATE_AHEAD
+            },
         }
     }
 
@@ -444,15 +459,15 @@ impl CommitLog {
             if let Ok(writer) = self.log.make(segment.limit(), bytes) {
                 writer
                     .segment()
-                    .populate(segment.limit() + POPULATE_AHEAD, POPULATE_AHEAD);
+                    .populate(segment.limit() + self.populate_ahead, self.populate_ahead);
                 self.log.keep_ahead(writer);
             }
         }
-        while segment.populate(self.end() + POPULATE_AHEAD, POPULATE_STEP) {}
+        while segment.populate(self.end() + self.populate_ahead, POPULATE_STEP) {}
         // A little before half of it is used up; soon again when the next file could not be made.
         self.ahead
             .wake_at
-            .store(end + POPULATE_AHEAD / 2, Ordering::Relaxed);
+            .store(end + self.populate_ahead / 2, Ordering::Relaxed);
     }
 }
 

@@ -22,6 +22,9 @@ use crate::index::{Index, KEY_NAMES, keys_of};
 use crate::index_file::Key;
 use crate::queue_table::{Queue, QueueTable};
 
+/// Queues that dispatch remembers from record to record.
+const KNOWN_QUEUES: usize = 16;
+
 /// Hears of every record that consumers may now see. Calls come one at a time, in log order.
 pub trait Observer: Send + Sync + 'static {
     /// A record took its place in its queue. Must be short and may not call back into the store's appends.
@@ -123,8 +126,8 @@ impl std::fmt::Debug for Dispatcher {
 #[derive(Default)]
 struct Turn {
     keys: Vec<Key>,
-    /// The queue of the last record: the next one's, more often than not.
-    queue: Option<Arc<Queue>>,
+    /// Queues of the last records, by number: those of the next ones, more often than not.
+    queues: [Option<Arc<Queue>>; KNOWN_QUEUES],
 }
 
 /// What dispatch makes of a record.
@@ -196,13 +199,16 @@ impl Dispatcher {
         let Some(entry) = derived.entry else {
             return false;
         };
-        let known = turn.queue.take().filter(|queue| {
-            queue.name.id == record.queue_id() && *queue.name.topic == *record.topic()
-        });
-        let queue =
-            known.unwrap_or_else(|| self.queues.get_or_make(record.topic(), record.queue_id()));
-        let wants_write = self.queues.put(&queue, &entry);
-        turn.queue = Some(queue);
+        let known = &mut turn.queues[record.queue_id().index() % KNOWN_QUEUES];
+        let queue = match known {
+            Some(queue)
+                if queue.name.id == record.queue_id() && *queue.name.topic == *record.topic() =>
+            {
+                queue
+            }
+            _ => known.insert(self.queues.get_or_make(record.topic(), record.queue_id())),
+        };
+        let wants_write = self.queues.put(queue, &entry);
         self.tell(record, &entry, false);
         wants_write
     }
@@ -236,9 +242,9 @@ impl Dispatcher {
         });
     }
 
-    /// Forgets the queue of the last record: its topic was deleted.
-    pub(crate) fn forget_queue(&self) {
-        self.turn.lock().queue = None;
+    /// Forgets the queues of the last records: a topic was deleted.
+    pub(crate) fn forget_queues(&self) {
+        self.turn.lock().queues = Default::default();
     }
 
     /// The schedule topic keeps the time of delivery in place of the tag (spec/store.md §3.1).

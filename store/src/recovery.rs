@@ -20,7 +20,7 @@ use agena_protocol::queue::QueueId;
 use agena_protocol::record::{MAGIC_V1, MAGIC_V2, RecordError, RecordView};
 
 use crate::checkpoint::Checkpoint;
-use crate::commit_log::{CommitLog, Next, next};
+use crate::commit_log::{CommitLog, FoundTail, Next, next};
 use crate::config::StoreConfig;
 use crate::consume_queue::{Entry, Kind, Put, Queue};
 use crate::dispatch::{Dispatcher, Observer};
@@ -127,10 +127,13 @@ pub(crate) fn open(
             log,
             Arc::clone(medium),
             Arc::clone(clock),
-            writer,
-            snapshot.log_end,
-            snapshot.last_record,
-            snapshot.store_timestamp,
+            FoundTail {
+                writer,
+                end: snapshot.log_end,
+                last_record: snapshot.last_record,
+                store_timestamp: snapshot.store_timestamp,
+            },
+            config.durability.is_device(),
         );
         let parts = Parts {
             log,
@@ -165,10 +168,13 @@ pub(crate) fn open(
         log,
         Arc::clone(medium),
         Arc::clone(clock),
-        writer,
-        scan.end,
-        scan.last_record,
-        scan.store_timestamp,
+        FoundTail {
+            writer,
+            end: scan.end,
+            last_record: scan.last_record,
+            store_timestamp: scan.store_timestamp,
+        },
+        config.durability.is_device(),
     );
     let mut parts = Parts {
         log,
@@ -178,7 +184,7 @@ pub(crate) fn open(
         checkpoint,
         damage: Vec::new(),
     };
-    derive_again(config, &mut parts, &mut report)?;
+    derive_again(&parts, &mut report)?;
     parts.dispatcher.start_at(scan.end);
     parts.damage = report.damage.clone();
     say(&report);
@@ -587,11 +593,7 @@ fn to_index(at: u64) -> usize {
 }
 
 /// Puts queues and index right from the log.
-fn derive_again(
-    config: &StoreConfig,
-    parts: &mut Parts,
-    report: &mut RecoveryReport,
-) -> Result<(), StoreError> {
+fn derive_again(parts: &Parts, report: &mut RecoveryReport) -> Result<(), StoreError> {
     parts.queues.scan()?;
     let start = parts.log.start();
     let mut from = report.scanned_from.max(start);
@@ -632,7 +634,6 @@ fn derive_again(
     if let Some(index) = &parts.index {
         index.write_waiting()?;
     }
-    let _ = config;
     Ok(())
 }
 

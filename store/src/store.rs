@@ -457,14 +457,13 @@ impl Shared {
         let mut queues: SmallVec<[Arc<Queue>; 8]> = SmallVec::with_capacity(batch.items.len());
         for item in &batch.items {
             let fields = item.encoder.fields();
-            // A read's messages often go to one queue.
-            let queue = match queues.last() {
-                Some(last)
-                    if last.name.id == fields.queue_id && *last.name.topic == *fields.topic =>
-                {
-                    Arc::clone(last)
-                }
-                _ => self.loaded_queue(fields.topic, fields.queue_id)?,
+            // A read's messages often go to few queues.
+            let known = queues.iter().rev().take(8).find(|queue| {
+                queue.name.id == fields.queue_id && *queue.name.topic == *fields.topic
+            });
+            let queue = match known {
+                Some(queue) => Arc::clone(queue),
+                None => self.loaded_queue(fields.topic, fields.queue_id)?,
             };
             queues.push(queue);
         }
@@ -608,7 +607,7 @@ impl Shared {
 
     fn delete_topic(&self, topic: &str) -> Result<(), StoreError> {
         let queues = self.queues.remove_topic(topic);
-        self.dispatcher.forget_queue();
+        self.dispatcher.forget_queues();
         for queue in &queues {
             let files = self.queues.files(queue.kind);
             queue.lock().log.remove_all(files, &queue.name)?;

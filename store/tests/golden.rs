@@ -1,6 +1,8 @@
 //! Directories written by Apache RocketMQ 5.3.3 open with the answers that Apache gave (`tests/fixtures/store`), except
 //! where it loses data and we need not: there the test says exactly what is kept in addition.
 
+#![allow(clippy::unwrap_used, reason = "tests may unwrap")]
+
 mod support;
 
 use std::fs::{self, File};
