@@ -15,19 +15,19 @@ use crate::snapshot_files::SnapshotError;
 use crate::topics::TopicRefused;
 use crate::topics::attributes::AttributeFault;
 
-pub mod assignment;
-pub mod broker;
-pub mod clients;
-pub mod consume_stats;
-pub mod group;
-pub mod offset;
-pub mod recall;
-pub mod relay;
-pub mod reset;
-pub mod topic;
+pub(crate) mod assignment;
+pub(crate) mod broker;
+pub(crate) mod clients;
+pub(crate) mod consume_stats;
+pub(crate) mod group;
+pub(crate) mod offset;
+pub(crate) mod recall;
+pub(crate) mod relay;
+pub(crate) mod reset;
+pub(crate) mod topic;
 
 /// The answer to an operator, or why there is none.
-pub type Answer = Result<Command, Refused>;
+pub(crate) type Answer = Result<Command, Refused>;
 
 /// An answer with a body.
 fn with_json(body: &impl Serialize) -> Command {

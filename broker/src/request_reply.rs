@@ -29,7 +29,7 @@ use crate::send::Refused;
 const PUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Requests 324 and 325: answers through `reply_to` once the waiting client has answered.
-pub fn reply(
+pub(crate) fn reply(
     broker: &Arc<Broker>,
     connection: &Arc<Connection>,
     request: Command,

@@ -32,7 +32,7 @@ const FIRST_RETRY_LEVEL: i32 = 3;
 ///
 /// # Errors
 /// Code 26 when there is no such group.
-pub fn redirect_retry_send(
+pub(crate) fn redirect_retry_send(
     broker: &Broker,
     name: &str,
     reconsume_times: i32,
@@ -52,7 +52,7 @@ pub fn redirect_retry_send(
 }
 
 /// Request 36.
-pub fn send_back(
+pub(crate) fn send_back(
     broker: &Arc<Broker>,
     _connection: &Arc<Connection>,
     request: &Command,

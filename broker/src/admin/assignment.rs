@@ -28,7 +28,7 @@ use crate::snapshot_files::{SnapshotError, SnapshotFile};
 
 /// How groups get their messages, by topic and group (`messageRequestMode.json`).
 #[derive(Debug)]
-pub struct RequestModes {
+pub(crate) struct RequestModes {
     file: SnapshotFile,
     modes: Mutex<MessageRequestModeSerializeWrapper>,
 }
@@ -38,7 +38,7 @@ impl RequestModes {
     ///
     /// # Errors
     /// [`SnapshotError`].
-    pub fn open(directory: &Path) -> Result<Self, SnapshotError> {
+    pub(crate) fn open(directory: &Path) -> Result<Self, SnapshotError> {
         let file = SnapshotFile::new(directory, "messageRequestMode.json");
         let modes = file.load()?.unwrap_or_default();
         Ok(Self {
@@ -62,7 +62,7 @@ impl RequestModes {
 }
 
 /// Request 401.
-pub fn set_mode(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn set_mode(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let mode: SetMessageRequestModeRequestBody = body(request)?;
     if topic::is_retry(&mode.topic) {
         let remark = "retry topic is not allowed to set mode";
@@ -73,12 +73,12 @@ pub fn set_mode(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) ->
 }
 
 /// Request 402.
-pub fn all_modes(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
+pub(crate) fn all_modes(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
     Ok(with_json(&*broker.request_modes.modes.lock()))
 }
 
 /// Request 400.
-pub fn query(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn query(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let asked: QueryAssignmentRequestBody = body(request)?;
     let config = broker.topics.get(&asked.topic);
     let all: Vec<MessageQueue> = config

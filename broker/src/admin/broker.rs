@@ -38,10 +38,14 @@ const COLD_READ_THRESHOLD: i64 = 100 << 20;
 /// Thresholds that operators gave for cold reads. They are kept and shown, and have no effect: cold reads run on threads of their own
 /// and disturb nobody.
 #[derive(Debug, Default)]
-pub struct ColdReadThresholds(Mutex<BTreeMap<String, i64>>);
+pub(crate) struct ColdReadThresholds(Mutex<BTreeMap<String, i64>>);
 
 /// Request 25.
-pub fn update_config(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn update_config(
+    broker: &Arc<Broker>,
+    _: &Arc<Connection>,
+    request: &Command,
+) -> Answer {
     let text =
         std::str::from_utf8(&request.body).map_err(|fault| system_error(fault.to_string()))?;
     broker.update_config(text).map_err(|fault| {
@@ -55,7 +59,7 @@ pub fn update_config(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Comman
 }
 
 /// Request 26: every key with its value.
-pub fn config(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
+pub(crate) fn config(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
     let entries = broker.config.get().entries();
     let pairs = entries.iter().map(|(key, value)| (*key, value.as_str()));
     let version = fastjson::to_vec(&DataVersion::default(), KeyStyle::Bare);
@@ -67,12 +71,12 @@ pub fn config(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer 
 }
 
 /// Request 28.
-pub fn runtime_info(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
+pub(crate) fn runtime_info(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
     Ok(with_json(&broker.stats.runtime_table(broker)))
 }
 
 /// Request 315.
-pub fn view_stats(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn view_stats(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: ViewBrokerStatsDataRequest<'_> = request.header()?;
     let (name, key) = (header.stats_name, header.stats_key);
     let stats = broker.stats.view(name, key, broker.clock.now_ms());
@@ -82,7 +86,11 @@ pub fn view_stats(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) 
 }
 
 /// Request 321: entries of a queue, and what a group's filter says to each.
-pub fn queue_entries(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn queue_entries(
+    broker: &Arc<Broker>,
+    _: &Arc<Connection>,
+    request: &Command,
+) -> Answer {
     let header: QueryConsumeQueueRequest<'_> = request.header()?;
     let topic = header.topic;
     let missing = || system_error(format!("{}@{topic} is not exist!", header.queue_id));
@@ -136,7 +144,7 @@ fn shown(entry: &QueueEntry, filter: Option<&Filter>) -> ConsumeQueueData {
 }
 
 /// Request 907. There are no replicas yet, so this is a master that stands alone.
-pub fn replication_status(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
+pub(crate) fn replication_status(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
     let log_max = broker.store.stats().log_max;
     Ok(with_json(&HARuntimeInfo {
         master: true,
@@ -148,7 +156,11 @@ pub fn replication_status(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command
 }
 
 /// Request 2001: `group=threshold`, one a line.
-pub fn set_cold_thresholds(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn set_cold_thresholds(
+    broker: &Arc<Broker>,
+    _: &Arc<Connection>,
+    request: &Command,
+) -> Answer {
     let text =
         std::str::from_utf8(&request.body).map_err(|fault| system_error(fault.to_string()))?;
     let mut thresholds = broker.cold_read_thresholds.0.lock();
@@ -165,7 +177,7 @@ pub fn set_cold_thresholds(broker: &Arc<Broker>, _: &Arc<Connection>, request: &
 }
 
 /// Request 2002: the group stands in the body.
-pub fn remove_cold_threshold(
+pub(crate) fn remove_cold_threshold(
     broker: &Arc<Broker>,
     _: &Arc<Connection>,
     request: &Command,
@@ -176,7 +188,7 @@ pub fn remove_cold_threshold(
 }
 
 /// Request 2003.
-pub fn cold_thresholds(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
+pub(crate) fn cold_thresholds(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
     Ok(with_json(&ColdDataFlowCtrInfo {
         config_table: broker.cold_read_thresholds.0.lock().clone(),
         cg_cold_read_threshold: COLD_READ_THRESHOLD_OF_GROUP,
@@ -186,7 +198,7 @@ pub fn cold_thresholds(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -
 }
 
 /// Request 2004. How far the system reads ahead in the log is its own affair here; the answer says so.
-pub fn set_read_ahead(_: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn set_read_ahead(_: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: SetCommitlogReadModeRequest<'_> = request.header()?;
     match header.read_ahead_mode.trim() {
         "0" | "1" => {

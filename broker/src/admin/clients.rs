@@ -25,7 +25,11 @@ const LANGUAGES: [&str; 14] = [
 ];
 
 /// Request 203.
-pub fn of_consumer_group(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn of_consumer_group(
+    broker: &Arc<Broker>,
+    _: &Arc<Connection>,
+    request: &Command,
+) -> Answer {
     let header: GetConsumerConnectionListRequest<'_> = request.header()?;
     let name = header.consumer_group;
     let group = broker.sessions.consumer_group(name).ok_or_else(|| {
@@ -49,7 +53,11 @@ pub fn of_consumer_group(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Co
 }
 
 /// Request 204.
-pub fn of_producer_group(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn of_producer_group(
+    broker: &Arc<Broker>,
+    _: &Arc<Connection>,
+    request: &Command,
+) -> Answer {
     let header: GetProducerConnectionListRequest<'_> = request.header()?;
     let clients = broker.sessions.producers(header.producer_group);
     if clients.is_empty() {
@@ -62,7 +70,7 @@ pub fn of_producer_group(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Co
 }
 
 /// Request 328.
-pub fn all_producers(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
+pub(crate) fn all_producers(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
     let groups = broker.sessions.producer_groups().into_iter();
     let data = groups.map(|group| {
         let clients = broker.sessions.producers(&group);

@@ -21,7 +21,7 @@ use crate::broker::Broker;
 use crate::local_time;
 
 /// Request 208: of the topics named, or of all that the group has offsets for.
-pub fn of_group(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn of_group(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: GetConsumeStatsRequest<'_> = request.header()?;
     let named = |text: Option<&str>| {
         text.filter(|text| !text.trim().is_empty())
@@ -49,7 +49,7 @@ pub fn of_group(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) ->
 }
 
 /// Request 317: of every group, by topic.
-pub fn of_broker(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn of_broker(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: GetBrokerConsumeStatsRequest = request.header()?;
     let mut list = ConsumeStatsList {
         broker_addr: Some(broker.identity.advertised.to_string()),
@@ -77,7 +77,7 @@ pub fn of_broker(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -
 }
 
 /// Request 303: between which times the messages of each queue were stored, and which one the group consumed last.
-pub fn time_span(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn time_span(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: QueryConsumeTimeSpanRequest<'_> = request.header()?;
     let config = existing(broker, header.topic)?;
     let spans = queues(config.write_queue_nums).map(|queue| span(broker, &header, queue));

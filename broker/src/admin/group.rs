@@ -23,21 +23,21 @@ use crate::broker::Broker;
 use crate::send::Refused;
 
 /// Request 200.
-pub fn update(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn update(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let config: SubscriptionGroupConfig = body(request)?;
     broker.groups.update_all(&[config])?;
     Ok(Command::success())
 }
 
 /// Request 225.
-pub fn update_list(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn update_list(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let list: SubscriptionGroupList = body(request)?;
     broker.groups.update_all(&list.group_config_list)?;
     Ok(Command::success())
 }
 
 /// Request 207. A group with a live consumer comes back with its next heartbeat.
-pub fn delete(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn delete(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: DeleteSubscriptiongroupRequest<'_> = request.header()?;
     broker.groups.delete(header.group_name)?;
     if header.clean_offset == Some(true) {
@@ -48,12 +48,12 @@ pub fn delete(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> A
 }
 
 /// Request 201.
-pub fn all(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
+pub(crate) fn all(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
     Ok(with_json(&broker.groups.wrapper()))
 }
 
 /// Request 352; an unknown group is created if the broker allows it, as by a consumer.
-pub fn config(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn config(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: GetSubscriptiongroupConfigRequest<'_> = request.header()?;
     let group = broker.groups.get_or_create(header.group);
     let config = group.as_deref().and_then(|group| group.config.as_ref());
@@ -67,7 +67,7 @@ pub fn config(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> A
 }
 
 /// Request 353: forbids a topic to a group or allows it, if the request says so, and tells how it is.
-pub fn forbidden(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn forbidden(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: UpdateAndGetGroupForbiddenRequest<'_> = request.header()?;
     if let Some(readable) = header.readable {
         broker
@@ -81,10 +81,13 @@ pub fn forbidden(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -
     }))
 }
 
-/// Request 343: topics that a group has offsets for.
-pub fn topics(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+/// Request 343: topics that a group consumes, now or at some time.
+pub(crate) fn topics(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: QueryTopicsByConsumerRequest<'_> = request.header()?;
-    let topics = broker.offsets.topics_of_group(header.group);
+    let mut topics = broker.offsets.topics_of_group(header.group);
+    if let Some(online) = broker.sessions.consumer_group(header.group) {
+        topics.extend(online.subscriptions.keys().cloned());
+    }
     Ok(with_json(&TopicList {
         broker_addr: Some(broker.identity.advertised.to_string()),
         topic_list: topics.into_iter().collect(),
@@ -92,7 +95,7 @@ pub fn topics(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> A
 }
 
 /// Request 345: what a group subscribes of a topic, while it is online.
-pub fn subscription(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn subscription(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: QuerySubscriptionByConsumerRequest<'_> = request.header()?;
     let topic = header.topic.unwrap_or_default();
     let group = broker.sessions.consumer_group(header.group);

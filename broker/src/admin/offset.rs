@@ -16,12 +16,12 @@ use super::{Answer, with_json};
 use crate::broker::Broker;
 
 /// Request 43.
-pub fn all(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
+pub(crate) fn all(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
     Ok(Command::success().with_body(broker.offsets.to_body()))
 }
 
 /// Request 45.
-pub fn of_delay_levels(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
+pub(crate) fn of_delay_levels(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
     let levels = broker.delay.level_offsets().into_iter();
     let table = levels.map(|(level, next, _)| (wire(level), wire(next)));
     let table: BTreeMap<i32, i64> = table.collect();
@@ -32,12 +32,12 @@ pub fn of_delay_levels(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -
 }
 
 /// Request 60: as the first 56 bytes of the file `timercheck`.
-pub fn timer_check_point(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
+pub(crate) fn timer_check_point(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
     Ok(Command::success().with_body(broker.delay.timer_check_point()))
 }
 
 /// Request 61. How many timers wait for which topic is not counted.
-pub fn timer_metrics(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
+pub(crate) fn timer_metrics(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
     Ok(with_json(&TimerMetricsSerializeWrapper {
         data_version: DataVersion::first(broker.clock.now_ms()),
         timing_count: BTreeMap::new(),
@@ -46,7 +46,7 @@ pub fn timer_metrics(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> 
 
 /// Request 314: a group's offsets become those of another. A topic that the running source does not subscribe is passed over unless
 /// the request says that it is offline.
-pub fn clone_group(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn clone_group(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: CloneGroupOffsetRequest<'_> = request.header()?;
     let topics: BTreeSet<String> = match header.topic.filter(|topic| !topic.trim().is_empty()) {
         Some(topic) => BTreeSet::from([topic.to_owned()]),
@@ -68,7 +68,7 @@ pub fn clone_group(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command)
 }
 
 /// Request 308: by queue, the least offset of all groups; for queues where the compared group is behind that, the largest number.
-pub fn correction(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn correction(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: QueryCorrectionOffsetRequest<'_> = request.header()?;
     let left_out: BTreeSet<&str> = header
         .filter_groups

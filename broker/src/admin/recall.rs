@@ -19,7 +19,11 @@ use crate::send::Refused;
 const RECALL_TAG: &str = "_RECALL_TAG_";
 
 /// Request 370: stores a mark that is due at the same time and names the message, which is then not delivered.
-pub fn recall(broker: &Arc<Broker>, connection: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn recall(
+    broker: &Arc<Broker>,
+    connection: &Arc<Connection>,
+    request: &Command,
+) -> Answer {
     let header: RecallMessageRequest<'_> = request.header()?;
     let config = broker.config.get();
     if !config.recall_message_enable {

@@ -33,7 +33,7 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 const VERSION_3_1_8_SNAPSHOT: i32 = 52;
 
 /// Has `request` answered by a client, or by several, through `reply_to`.
-pub fn relay(broker: &Arc<Broker>, request: Command, reply_to: ReplyTo) {
+pub(crate) fn relay(broker: &Arc<Broker>, request: Command, reply_to: ReplyTo) {
     let broker = Arc::clone(broker);
     let runtime = broker.runtime.clone();
     runtime.spawn(async move {

@@ -30,7 +30,7 @@ const CPP: u8 = 1;
 type Header<'e> = InvokeBrokerToResetOffsetRequest<'e>;
 
 /// Request 222.
-pub fn reset(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn reset(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: Header<'_> = request.header()?;
     tracing::info!(
         group = header.group,

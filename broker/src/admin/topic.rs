@@ -31,7 +31,7 @@ use crate::topics::attributes;
 const ROUTE_WAIT: Duration = Duration::from_secs(3);
 
 /// Request 17.
-pub fn update(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn update(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: UpdateAndCreateTopicRequest<'_> = request.header()?;
     let filter_type = TopicFilterType::from_name(header.topic_filter_type);
     let config = TopicConfig {
@@ -50,7 +50,7 @@ pub fn update(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> A
 }
 
 /// Request 18.
-pub fn update_list(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn update_list(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let list: CreateTopicListRequestBody = body(request)?;
     broker.topics.update_all(&list.topic_config_list)?;
     broker.registration.wait_settled(ROUTE_WAIT);
@@ -58,7 +58,7 @@ pub fn update_list(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command)
 }
 
 /// Request 215: the topic with all that is known of it here. Its records stay in the log until they expire.
-pub fn delete(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn delete(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: DeleteTopicInBrokerRequest<'_> = request.header()?;
     let name = header.topic;
     if name.trim().is_empty() {
@@ -94,7 +94,7 @@ fn delete_one(broker: &Broker, name: &str) -> Result<(), Refused> {
 }
 
 /// Request 21.
-pub fn all(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
+pub(crate) fn all(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
     let (version, topics) = broker.topics.versioned();
     let table = topics
         .iter()
@@ -107,7 +107,7 @@ pub fn all(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
 }
 
 /// Request 351.
-pub fn config(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn config(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: GetTopicConfigRequest<'_> = request.header()?;
     let config = broker.topics.get(header.topic).ok_or_else(|| {
         let remark = format!("No topic in this broker. topic: {}", header.topic);
@@ -120,7 +120,7 @@ pub fn config(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> A
 }
 
 /// Request 202.
-pub fn stats(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn stats(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: GetTopicStatsInfoRequest<'_> = request.header()?;
     let name = header.topic;
     let config = existing(broker, name)?;
@@ -143,7 +143,7 @@ pub fn stats(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> An
 }
 
 /// Request 300: groups that consume a topic, now or at some time.
-pub fn consumed_by(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+pub(crate) fn consumed_by(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
     let header: QueryTopicConsumeByWhoRequest<'_> = request.header()?;
     let mut groups: BTreeSet<String> = broker.offsets.groups_of_topic(header.topic);
     let online = broker.sessions.consumer_groups_of_topic(header.topic);
@@ -154,7 +154,7 @@ pub fn consumed_by(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command)
 }
 
 /// Request 305.
-pub fn system(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
+pub(crate) fn system(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
     Ok(with_json(&TopicList {
         topic_list: broker.topics.system_topics(),
         ..TopicList::default()
@@ -162,7 +162,7 @@ pub fn system(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer 
 }
 
 /// Request 316: queues of topics that no longer exist.
-pub fn clean_unused(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
+pub(crate) fn clean_unused(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
     let used = |name: &str| broker.topics.get(name).is_some();
     let cleaned = broker
         .store
@@ -176,14 +176,18 @@ pub fn clean_unused(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> A
 }
 
 /// Request 306: queue files whose records expired.
-pub fn clean_expired_queues(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
+pub(crate) fn clean_expired_queues(
+    broker: &Arc<Broker>,
+    _: &Arc<Connection>,
+    _: &Command,
+) -> Answer {
     let cleaned = broker.store.clean_expired_queues();
     cleaned.map_err(|fault| system_error(fault.to_string()))?;
     Ok(Command::success())
 }
 
 /// Request 329: log files that expired, whatever the hour.
-pub fn delete_expired_log(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
+pub(crate) fn delete_expired_log(broker: &Arc<Broker>, _: &Arc<Connection>, _: &Command) -> Answer {
     let removed = broker.store.delete_expired_segments();
     removed.map_err(|fault| system_error(fault.to_string()))?;
     Ok(Command::success())

@@ -17,6 +17,9 @@ use parking_lot::Mutex;
 use super::{Client, Peer, Subscribed};
 use crate::filter::Filter;
 
+/// By topic, the expression of each member by its id; `None` where a member does not subscribe the topic.
+pub type Conflicts = BTreeMap<String, Vec<(Arc<str>, Option<String>)>>;
+
 /// A group with at least one member, or about to get one.
 pub struct ConsumerGroup<P = Connection> {
     view: ArcSwap<GroupView<P>>,
@@ -103,10 +106,9 @@ impl<P> GroupView<P> {
         }
     }
 
-    /// Topics whose expression the members do not agree about, or that not all of them subscribe: by topic, each member's
-    /// expression, `None` where it has none. Empty in a healthy group.
-    pub fn conflicts(&self) -> BTreeMap<String, Vec<(Arc<str>, Option<String>)>> {
-        let mut topics: BTreeMap<String, Vec<(Arc<str>, Option<String>)>> = BTreeMap::new();
+    /// Topics whose expression the members do not agree about, or that not all of them subscribe: empty in a healthy group.
+    pub fn conflicts(&self) -> Conflicts {
+        let mut topics: Conflicts = BTreeMap::new();
         for member in &self.members {
             for topic in member.subscriptions.keys() {
                 topics.entry(topic.clone()).or_default();

@@ -28,7 +28,7 @@ use crate::filter::Filter;
 use crate::send::Refused;
 
 /// Request 34: enters the client with its groups, whose settings and retry topics come to be if need be.
-pub fn heartbeat(
+pub(crate) fn heartbeat(
     broker: &Broker,
     connection: &Arc<Connection>,
     frame: &Frame<'_>,
@@ -74,7 +74,7 @@ fn rules_of(broker: &Broker, consumer: &ConsumerData, without_sub: bool) -> Opti
 }
 
 /// Request 35.
-pub fn unregister(
+pub(crate) fn unregister(
     broker: &Broker,
     connection: &Arc<Connection>,
     frame: &Frame<'_>,
@@ -89,7 +89,7 @@ pub fn unregister(
 }
 
 /// Request 38: between whom the queues are shared out.
-pub fn consumer_list(broker: &Broker, frame: &Frame<'_>) -> Result<Command, Refused> {
+pub(crate) fn consumer_list(broker: &Broker, frame: &Frame<'_>) -> Result<Command, Refused> {
     let header = GetConsumerListByGroupRequest::decode(&frame.ext)?;
     let ids = broker.sessions.consumer_ids(header.consumer_group);
     let ids = ids.ok_or_else(|| {
@@ -102,7 +102,7 @@ pub fn consumer_list(broker: &Broker, frame: &Frame<'_>) -> Result<Command, Refu
 }
 
 /// Request 46: whether a subscription that is not by tags could be served.
-pub fn check_client_config(broker: &Broker, frame: &Frame<'_>) -> Result<Command, Refused> {
+pub(crate) fn check_client_config(broker: &Broker, frame: &Frame<'_>) -> Result<Command, Refused> {
     let asked: CheckClientRequestBody = body(frame)?;
     let data = &asked.subscription_data;
     if data.is_by_tags() {
@@ -123,7 +123,7 @@ pub fn check_client_config(broker: &Broker, frame: &Frame<'_>) -> Result<Command
 }
 
 /// Request 41: the queues that are now this client's.
-pub fn lock_queues(broker: &Broker, frame: &Frame<'_>) -> Result<Command, Refused> {
+pub(crate) fn lock_queues(broker: &Broker, frame: &Frame<'_>) -> Result<Command, Refused> {
     let asked: LockBatchRequestBody = body(frame)?;
     let locked = broker
         .order_locks
@@ -134,7 +134,7 @@ pub fn lock_queues(broker: &Broker, frame: &Frame<'_>) -> Result<Command, Refuse
 }
 
 /// Request 42.
-pub fn unlock_queues(broker: &Broker, frame: &Frame<'_>) -> Result<Command, Refused> {
+pub(crate) fn unlock_queues(broker: &Broker, frame: &Frame<'_>) -> Result<Command, Refused> {
     let asked: UnlockBatchRequestBody = body(frame)?;
     broker
         .order_locks
