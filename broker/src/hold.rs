@@ -22,7 +22,7 @@ use crate::pull::Pull;
 
 /// A pull that waits.
 #[derive(Debug)]
-pub struct HeldPull {
+pub(crate) struct HeldPull {
     /// What to read.
     pub pull: Pull,
     /// Whom to answer.
@@ -40,7 +40,7 @@ struct Ticket {
 
 /// A place in a queue where something arrived.
 #[derive(Debug, Clone, Copy)]
-pub struct Arrival<'a> {
+pub(crate) struct Arrival<'a> {
     /// Topic of the message.
     pub topic: &'a str,
     /// Its queue.
@@ -67,7 +67,7 @@ struct Waiting {
 
 /// All pulls that wait. One lock, held for a look-up; nothing is read or answered under it.
 #[derive(Debug)]
-pub struct Hold {
+pub(crate) struct Hold {
     waiting: Mutex<Waiting>,
     /// How many wait. Written under the lock; read without it, so that a broker without consumers pays one load per
     /// message. A pull that parks while a message is dispatched looks again itself: see `pull::park`.
@@ -81,7 +81,7 @@ pub struct Hold {
 impl Hold {
     /// Holds at most `count_max` pulls.
     #[must_use]
-    pub fn new(count_max: usize) -> Self {
+    pub(crate) fn new(count_max: usize) -> Self {
         Self {
             waiting: Mutex::default(),
             count: AtomicUsize::new(0),
@@ -93,18 +93,12 @@ impl Hold {
 
     /// How many pulls wait.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// No pull waits.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Lets a pull wait until `deadline`; gives it back when too many wait.
-    pub fn park(
+    pub(crate) fn park(
         &self,
         pull: Pull,
         reply_to: ReplyTo,
@@ -143,7 +137,7 @@ impl Hold {
     }
 
     /// A message may now be seen. Pulls that may want it become ready.
-    pub fn arrived(&self, arrival: &Arrival<'_>) {
+    pub(crate) fn arrived(&self, arrival: &Arrival<'_>) {
         if self.count.load(Ordering::SeqCst) == 0 {
             return;
         }
@@ -153,14 +147,14 @@ impl Hold {
     }
 
     /// The queue may have grown past pulls that were just parked: those behind `end` become ready.
-    pub fn look_again(&self, topic: &str, queue: QueueId, end: QueueOffset) {
+    pub(crate) fn look_again(&self, topic: &str, queue: QueueId, end: QueueOffset) {
         let mut waiting = self.waiting.lock();
         waiting.take_where(topic, queue, |pull| pull.offset < end.wire());
         self.note_ready(&waiting);
     }
 
     /// All pulls of a queue become ready, whatever they wait for.
-    pub fn wake_queue(&self, topic: &str, queue: QueueId) {
+    pub(crate) fn wake_queue(&self, topic: &str, queue: QueueId) {
         let mut waiting = self.waiting.lock();
         waiting.take_where(topic, queue, |_| true);
         self.note_ready(&waiting);
@@ -173,12 +167,12 @@ impl Hold {
     }
 
     /// Whether [`Hold::take_ready`] has something to give.
-    pub fn has_ready(&self) -> bool {
+    pub(crate) fn has_ready(&self) -> bool {
         self.has_ready.load(Ordering::Acquire)
     }
 
     /// Pulls that became ready, to be answered by the caller.
-    pub fn take_ready(&self) -> Vec<HeldPull> {
+    pub(crate) fn take_ready(&self) -> Vec<HeldPull> {
         if !self.has_ready.swap(false, Ordering::AcqRel) {
             return Vec::new();
         }
@@ -186,7 +180,7 @@ impl Hold {
     }
 
     /// Pulls whose deadline is not after `now`, to be answered by the caller, and when the next one is due.
-    pub fn expired(&self, now: Duration) -> (Vec<HeldPull>, Option<Duration>) {
+    pub(crate) fn expired(&self, now: Duration) -> (Vec<HeldPull>, Option<Duration>) {
         let mut waiting = self.waiting.lock();
         let mut expired = Vec::new();
         while let Some((&ticket, _)) = waiting.deadlines.first_key_value() {
@@ -204,7 +198,7 @@ impl Hold {
     }
 
     /// Returns when a deadline was parked in front of all others.
-    pub async fn earlier_deadline(&self) {
+    pub(crate) async fn earlier_deadline(&self) {
         self.earlier.notified().await;
     }
 }

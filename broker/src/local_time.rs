@@ -4,7 +4,7 @@ use chrono::{Local, NaiveDate, TimeZone};
 
 /// `yyyy-MM-dd HH:mm:ss` in the local zone.
 #[must_use]
-pub fn text(ms: i64) -> String {
+pub(crate) fn text(ms: i64) -> String {
     match Local.timestamp_millis_opt(ms).single() {
         Some(time) => time.format("%Y-%m-%d %H:%M:%S").to_string(),
         None => ms.to_string(),
@@ -13,7 +13,7 @@ pub fn text(ms: i64) -> String {
 
 /// `yyyy-MM-dd#HH:mm:ss:SSS` in the local zone, as consume time spans have it.
 #[must_use]
-pub fn mark(ms: i64) -> String {
+pub(crate) fn mark(ms: i64) -> String {
     match Local.timestamp_millis_opt(ms).single() {
         Some(time) => time.format("%Y-%m-%d#%H:%M:%S:%3f").to_string(),
         None => ms.to_string(),
@@ -22,7 +22,7 @@ pub fn mark(ms: i64) -> String {
 
 /// The local day that `ms` falls on.
 #[must_use]
-pub fn day(ms: i64) -> Option<NaiveDate> {
+pub(crate) fn day(ms: i64) -> Option<NaiveDate> {
     Local
         .timestamp_millis_opt(ms)
         .single()
@@ -31,7 +31,7 @@ pub fn day(ms: i64) -> Option<NaiveDate> {
 
 /// What the local zone adds to UTC at `ms`, in ms.
 #[must_use]
-pub fn utc_offset_ms(ms: i64) -> i64 {
+pub(crate) fn utc_offset_ms(ms: i64) -> i64 {
     let offset = Local
         .timestamp_millis_opt(ms)
         .single()

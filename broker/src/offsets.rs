@@ -39,7 +39,7 @@ struct Progress {
 
 /// What became of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Committed {
+pub(crate) enum Committed {
     /// It counts.
     Stored,
     /// A reset is pending: the consumer has not yet heard where it stands.
@@ -48,7 +48,7 @@ pub enum Committed {
 
 /// The offsets of all groups. Locks: a shard's table (read on every call), then one [`Progress`]; nothing else within.
 #[derive(Debug)]
-pub struct Offsets {
+pub(crate) struct Offsets {
     shards: Vec<RwLock<HashMap<Arc<str>, Topics>>>,
     hasher: RandomState,
     /// Counts changes; a snapshot is written only when it moved.
@@ -63,7 +63,7 @@ pub struct Offsets {
 
 impl Offsets {
     /// Stores `offset` as the next one that `group` wants. It may lie before the former one.
-    pub fn commit(
+    pub(crate) fn commit(
         &self,
         group: &str,
         topic: &str,
@@ -84,7 +84,7 @@ impl Offsets {
     }
 
     /// The next offset that `group` wants: of a pending reset, else of the last commit.
-    pub fn query(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+    pub(crate) fn query(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
         let progress = self.progress(group, topic)?;
         let progress = progress.lock();
         let reset = progress.resets.get(&queue);
@@ -92,7 +92,7 @@ impl Offsets {
     }
 
     /// Remembers where `group` pulls from.
-    pub fn pulled(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset) {
+    pub(crate) fn pulled(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset) {
         if queue.number() < QUEUES_MAX {
             let progress = self.progress_or_new(group, topic);
             progress.lock().pulled.insert(queue, offset);
@@ -100,14 +100,19 @@ impl Offsets {
     }
 
     /// The offset of the last pull.
-    pub fn last_pulled(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+    pub(crate) fn last_pulled(
+        &self,
+        group: &str,
+        topic: &str,
+        queue: QueueId,
+    ) -> Option<QueueOffset> {
         let progress = self.progress(group, topic)?;
-        let offset = progress.lock().pulled.get(&queue).copied();
-        offset
+        let progress = progress.lock();
+        progress.pulled.get(&queue).copied()
     }
 
     /// Sends the group to `offset` with its next pull, and counts it as committed already (request 222).
-    pub fn reset(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset) {
+    pub(crate) fn reset(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset) {
         let progress = self.progress_or_new(group, topic);
         let mut progress = progress.lock();
         progress.resets.insert(queue, offset);
@@ -115,15 +120,13 @@ impl Offsets {
         self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A reset that no pull has taken yet.
-    pub fn pending_reset(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
-        let progress = self.progress(group, topic)?;
-        let offset = progress.lock().resets.get(&queue).copied();
-        offset
-    }
-
     /// Gives a pending reset to the pull that asks, once.
-    pub fn take_reset(&self, group: &str, topic: &str, queue: QueueId) -> Option<QueueOffset> {
+    pub(crate) fn take_reset(
+        &self,
+        group: &str,
+        topic: &str,
+        queue: QueueId,
+    ) -> Option<QueueOffset> {
         let progress = self.progress(group, topic)?;
         let mut progress = progress.lock();
         // Nearly no pull finds one: look before the map is touched.
@@ -134,14 +137,14 @@ impl Offsets {
     }
 
     /// Committed offsets of one group on one topic.
-    pub fn committed(&self, group: &str, topic: &str) -> BTreeMap<QueueId, QueueOffset> {
+    pub(crate) fn committed(&self, group: &str, topic: &str) -> BTreeMap<QueueId, QueueOffset> {
         self.progress(group, topic)
             .map(|progress| progress.lock().committed.clone())
             .unwrap_or_default()
     }
 
     /// Topics on which `group` has committed, sorted.
-    pub fn topics_of_group(&self, group: &str) -> BTreeSet<String> {
+    pub(crate) fn topics_of_group(&self, group: &str) -> BTreeSet<String> {
         let shard = self.shard(group).read();
         let topics = shard.get(group).into_iter().flatten();
         topics
@@ -151,7 +154,7 @@ impl Offsets {
     }
 
     /// Groups that have committed on `topic`, sorted.
-    pub fn groups_of_topic(&self, topic: &str) -> BTreeSet<String> {
+    pub(crate) fn groups_of_topic(&self, topic: &str) -> BTreeSet<String> {
         let mut groups = BTreeSet::new();
         for shard in &self.shards {
             for (group, topics) in shard.read().iter() {
@@ -166,17 +169,8 @@ impl Offsets {
         groups
     }
 
-    /// Every group that has committed anything, sorted.
-    pub fn groups(&self) -> BTreeSet<String> {
-        let mut groups = BTreeSet::new();
-        for shard in &self.shards {
-            groups.extend(shard.read().keys().map(ToString::to_string));
-        }
-        groups
-    }
-
     /// Forgets a topic, for all groups.
-    pub fn remove_topic(&self, topic: &str) {
+    pub(crate) fn remove_topic(&self, topic: &str) {
         for shard in &self.shards {
             let mut shard = shard.write();
             shard
@@ -188,13 +182,13 @@ impl Offsets {
     }
 
     /// Forgets a group.
-    pub fn remove_group(&self, group: &str) {
+    pub(crate) fn remove_group(&self, group: &str) {
         self.shard(group).write().remove(group);
         self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Gives `to` the committed offsets of `from` on `topic`; others of `to` stay.
-    pub fn clone_group(&self, from: &str, to: &str, topic: &str) {
+    pub(crate) fn clone_group(&self, from: &str, to: &str, topic: &str) {
         let source = self.committed(from, topic);
         if source.is_empty() {
             return;

@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 
 /// Whether a job has a thread of the pool, or must make do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
+pub(crate) enum Turn {
     /// On a thread of the pool; may block.
     Run,
     /// On the caller's thread, since the pool is full or stopped; must not block.
@@ -32,7 +32,7 @@ struct Shared {
 }
 
 /// A bounded pool of threads, which start when they are first needed.
-pub struct Pool {
+pub(crate) struct Pool {
     name: &'static str,
     threads_max: usize,
     jobs_max: usize,
@@ -42,7 +42,7 @@ pub struct Pool {
 impl Pool {
     /// A pool without threads yet.
     #[must_use]
-    pub fn new(name: &'static str, threads_max: usize, jobs_max: usize) -> Self {
+    pub(crate) fn new(name: &'static str, threads_max: usize, jobs_max: usize) -> Self {
         Self {
             name,
             threads_max,
@@ -55,7 +55,7 @@ impl Pool {
     }
 
     /// Has `job` run on a thread of the pool, or at once with [`Turn::Full`].
-    pub fn run(&self, job: impl FnOnce(Turn) + Send + 'static) {
+    pub(crate) fn run(&self, job: impl FnOnce(Turn) + Send + 'static) {
         let mut state = self.shared.state.lock();
         if state.stopping || state.jobs.len() >= self.jobs_max {
             drop(state);
@@ -83,7 +83,7 @@ impl Pool {
     }
 
     /// Runs what waits, and ends the threads.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let threads = {
             let mut state = self.shared.state.lock();
             state.stopping = true;

@@ -38,7 +38,7 @@ const SUSPEND_MAX: Duration = Duration::from_secs(600);
 
 /// A pull that may be served.
 #[derive(Debug)]
-pub struct Pull {
+pub(crate) struct Pull {
     /// Who asks.
     pub group: Arc<Group>,
     /// Of what.
@@ -57,7 +57,7 @@ pub struct Pull {
 }
 
 /// Serves one pull request.
-pub fn pull(
+pub(crate) fn pull(
     broker: &Arc<Broker>,
     connection: &Arc<Connection>,
     frame: &Frame<'_>,
@@ -292,7 +292,7 @@ fn park(broker: &Arc<Broker>, pull: Pull, reply_to: ReplyTo, suspend: Duration, 
 }
 
 /// Answers pulls that messages have woken.
-pub fn answer_ready(broker: &Arc<Broker>) {
+pub(crate) fn answer_ready(broker: &Arc<Broker>) {
     for held in broker.hold.take_ready() {
         answer_held(broker, held);
     }
@@ -312,7 +312,7 @@ fn answer_held(broker: &Arc<Broker>, held: HeldPull) {
 }
 
 /// Answers held pulls at their deadlines, until the broker stops.
-pub async fn answer_expired(broker: Arc<Broker>) {
+pub(crate) async fn answer_expired(broker: Arc<Broker>) {
     let mut stopping = broker.stopping();
     loop {
         let now = broker.clock.monotonic();

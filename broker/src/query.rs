@@ -31,7 +31,7 @@ const QUERY_MESSAGES_MAX: usize = 64;
 
 /// Request 14: where a group goes on. A new group begins at 0 while the queue still has its first message and that
 /// message is recent, even one that means to begin at the end.
-pub fn query_consumer_offset(broker: &Broker, frame: &Frame<'_>, replies: &mut Replies) {
+pub(crate) fn query_consumer_offset(broker: &Broker, frame: &Frame<'_>, replies: &mut Replies) {
     let request = match QueryConsumerOffsetRequest::decode(&frame.ext) {
         Ok(request) => request,
         Err(error) => return refuse_header(frame, &error, replies),
@@ -83,7 +83,7 @@ fn is_young(broker: &Broker, topic: &str, queue: QueueId) -> bool {
 }
 
 /// Request 15: how far a group is.
-pub fn update_consumer_offset(broker: &Broker, frame: &Frame<'_>, replies: &mut Replies) {
+pub(crate) fn update_consumer_offset(broker: &Broker, frame: &Frame<'_>, replies: &mut Replies) {
     let request = match UpdateConsumerOffsetRequest::decode(&frame.ext) {
         Ok(request) => request,
         Err(error) => return refuse_header(frame, &error, replies),
@@ -117,7 +117,7 @@ pub fn update_consumer_offset(broker: &Broker, frame: &Frame<'_>, replies: &mut 
 }
 
 /// Request 30: the next offset to be written; 0 of a queue that nobody knows.
-pub fn max_offset(broker: &Broker, frame: &Frame<'_>, replies: &mut Replies) {
+pub(crate) fn max_offset(broker: &Broker, frame: &Frame<'_>, replies: &mut Replies) {
     match GetMaxOffsetRequest::decode(&frame.ext) {
         Ok(request) => {
             let offset = QueueId::from_wire(request.queue_id).map_or(0, |queue| {
@@ -135,7 +135,7 @@ pub fn max_offset(broker: &Broker, frame: &Frame<'_>, replies: &mut Replies) {
 }
 
 /// Request 31: the first offset that is there; 0 of a queue that nobody knows.
-pub fn min_offset(broker: &Broker, frame: &Frame<'_>, replies: &mut Replies) {
+pub(crate) fn min_offset(broker: &Broker, frame: &Frame<'_>, replies: &mut Replies) {
     match GetMinOffsetRequest::decode(&frame.ext) {
         Ok(request) => {
             let offset = QueueId::from_wire(request.queue_id).map_or(0, |queue| {
@@ -163,7 +163,7 @@ fn bad_header(error: &HeaderError) -> Command {
 }
 
 /// Request 29: the offset of a time.
-pub fn search_offset(broker: &Arc<Broker>, command: &Command) -> Command {
+pub(crate) fn search_offset(broker: &Arc<Broker>, command: &Command) -> Command {
     let request = match command.header::<SearchOffsetByTimestampRequest<'_>>() {
         Ok(request) => request,
         Err(error) => return bad_header(&error),
@@ -186,7 +186,7 @@ pub fn search_offset(broker: &Arc<Broker>, command: &Command) -> Command {
 }
 
 /// Request 32: when the oldest message of a queue was stored; -1 if there is none.
-pub fn earliest_store_time(broker: &Arc<Broker>, command: &Command) -> Command {
+pub(crate) fn earliest_store_time(broker: &Arc<Broker>, command: &Command) -> Command {
     let request = match command.header::<GetEarliestMsgStoretimeRequest<'_>>() {
         Ok(request) => request,
         Err(error) => return bad_header(&error),
@@ -199,7 +199,7 @@ pub fn earliest_store_time(broker: &Arc<Broker>, command: &Command) -> Command {
 }
 
 /// Request 33: the message at a place in the log.
-pub fn view_message(broker: &Arc<Broker>, command: &Command) -> Command {
+pub(crate) fn view_message(broker: &Arc<Broker>, command: &Command) -> Command {
     let request = match command.header::<ViewMessageByIdRequest<'_>>() {
         Ok(request) => request,
         Err(error) => return bad_header(&error),
@@ -216,7 +216,7 @@ pub fn view_message(broker: &Arc<Broker>, command: &Command) -> Command {
 }
 
 /// Request 12: messages with a key. The index knows hashes, so others may be among them; the client looks closely.
-pub fn query_message(broker: &Arc<Broker>, command: &Command) -> Command {
+pub(crate) fn query_message(broker: &Arc<Broker>, command: &Command) -> Command {
     let request = match command.header::<QueryMessageRequest<'_>>() {
         Ok(request) => request,
         Err(error) => return bad_header(&error),

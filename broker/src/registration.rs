@@ -35,7 +35,7 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 const CHANGES_MAX: usize = 1000;
 
 /// Tells the name servers about this broker.
-pub struct Registration {
+pub(crate) struct Registration {
     client: Client,
     state: Arc<State>,
     tasks: Mutex<HashMap<String, JoinHandle<()>>>,
@@ -151,7 +151,7 @@ impl RequestHandler for Watch {
 impl Registration {
     /// Knows no name server yet.
     #[must_use]
-    pub fn new(runtime: tokio::runtime::Handle) -> Self {
+    pub(crate) fn new(runtime: tokio::runtime::Handle) -> Self {
         let state = Arc::new(State::default());
         let watch = Arc::new(Watch(state.clone()));
         Self {
@@ -163,7 +163,7 @@ impl Registration {
     }
 
     /// Registers with the name servers of the configuration from now on, and no more with others.
-    pub fn follow(&self, broker: &Arc<Broker>) {
+    pub(crate) fn follow(&self, broker: &Arc<Broker>) {
         let wanted = broker.config.get().namesrv_addr.0.clone();
         let mut tasks = self.tasks.lock();
         let gone: Vec<String> = tasks
@@ -179,20 +179,18 @@ impl Registration {
             }
         }
         for address in wanted {
-            if !tasks.contains_key(&address) {
+            tasks.entry(address).or_insert_with_key(|address| {
                 let mut progress = self.state.progress.lock();
                 progress.servers.insert(address.clone(), Server::default());
                 drop(progress);
-                let task = self
-                    .runtime
-                    .spawn(keep_registered(broker.clone(), address.clone()));
-                tasks.insert(address, task);
-            }
+                let kept = keep_registered(broker.clone(), address.clone());
+                self.runtime.spawn(kept)
+            });
         }
     }
 
     /// These topics were changed: name servers are told at once, without waiting for them.
-    pub fn changed(&self, topics: &[Arc<TopicConfig>]) {
+    pub(crate) fn changed(&self, topics: &[Arc<TopicConfig>]) {
         let mut progress = self.state.progress.lock();
         for topic in topics {
             let number = progress.number;
@@ -209,7 +207,7 @@ impl Registration {
     }
 
     /// Something about the broker as a whole was changed: name servers are told everything at once.
-    pub fn changed_everything(&self) {
+    pub(crate) fn changed_everything(&self) {
         let mut progress = self.state.progress.lock();
         progress
             .servers
@@ -220,7 +218,7 @@ impl Registration {
     }
 
     /// Returns when every name server that can be reached knows all changes made so far, or after `timeout`.
-    pub async fn settled(&self, timeout: Duration) {
+    pub(crate) async fn settled(&self, timeout: Duration) {
         let number = self.state.progress.lock().number;
         let wait = async {
             loop {
@@ -236,12 +234,12 @@ impl Registration {
     }
 
     /// [`Registration::settled`] for threads that may block.
-    pub fn wait_settled(&self, timeout: Duration) {
+    pub(crate) fn wait_settled(&self, timeout: Duration) {
         self.runtime.block_on(self.settled(timeout));
     }
 
     /// Takes this broker out of all routes.
-    pub async fn farewell(&self, broker: &Broker) {
+    pub(crate) async fn farewell(&self, broker: &Broker) {
         let tasks: Vec<_> = self.tasks.lock().drain().collect();
         let mut farewells = tokio::task::JoinSet::new();
         for (address, task) in tasks {

@@ -186,7 +186,8 @@ fn store(
         Refused::new(ResponseCode::SystemError, fault.to_string())
     };
     batch.push(message).map_err(|fault| refused(&fault))?;
-    broker
+    // The record says WAIT=false, as the original's does: the source of the copy is safe already.
+    let _appended = broker
         .store
         .append(&mut batch)
         .map_err(|fault| refused(&fault))?;

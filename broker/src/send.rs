@@ -33,7 +33,7 @@ use check::{Accepted, Body};
 
 /// Why a message is not taken: what the producer is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub(crate) struct Refused {
     /// The code, which decides whether the producer tries again.
     pub code: ResponseCode,
     /// Stable words for the producer.
@@ -42,7 +42,7 @@ pub struct Refused {
 
 impl Refused {
     /// With these words.
-    pub fn new(code: ResponseCode, remark: impl Into<String>) -> Self {
+    pub(crate) fn new(code: ResponseCode, remark: impl Into<String>) -> Self {
         Self {
             code,
             remark: remark.into(),
@@ -52,7 +52,7 @@ impl Refused {
 
 /// A message that is stored under another topic until its time comes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Redirect {
+pub(crate) struct Redirect {
     /// Where to store it.
     pub topic: Cow<'static, str>,
     /// The queue of that topic.
@@ -95,7 +95,7 @@ thread_local! {
 }
 
 /// Takes the sends of one read, in their order.
-pub fn send(
+pub(crate) fn send(
     broker: &Arc<Broker>,
     connection: &Arc<Connection>,
     frames: &[Frame<'_>],
@@ -267,7 +267,7 @@ fn answer(
     });
     if !waiting.is_empty() {
         let connection = connection.clone();
-        let then = move |flushed| answer_flushed(&connection, waiting, flushed);
+        let then = move |flushed| answer_flushed(&connection, &waiting, flushed);
         broker.store.when_durable(appended.ack, Box::new(then));
     }
 }
@@ -275,7 +275,7 @@ fn answer(
 /// Runs on the group-commit thread: encodes and queues, nothing else.
 fn answer_flushed(
     connection: &Connection,
-    waiting: Vec<(ReplyTo, OwnedAnswer)>,
+    waiting: &[(ReplyTo, OwnedAnswer)],
     flushed: Result<(), FlushError>,
 ) {
     let (code, remark) = match flushed {
@@ -317,7 +317,7 @@ fn too_large(config: &BrokerConfig, illegal: &MessageIllegal) -> Refused {
 }
 
 /// A message that could not be stored now.
-pub fn not_stored(error: &StoreError) -> Refused {
+pub(crate) fn not_stored(error: &StoreError) -> Refused {
     match error {
         StoreError::DiskFull { .. } | StoreError::ReadOnly { .. } | StoreError::Closed => {
             Refused::new(
@@ -353,7 +353,7 @@ fn write_message_ids(out: &mut String, store_host: SocketAddr, placed: &[Placed]
 }
 
 /// What every answer to a send says about this broker, errors included.
-pub fn region(config: &BrokerConfig) -> MessageRegion<'_> {
+pub(crate) fn region(config: &BrokerConfig) -> MessageRegion<'_> {
     MessageRegion {
         msg_region: Some(&config.region_id),
         trace_on: Some(config.trace_on),

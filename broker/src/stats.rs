@@ -14,7 +14,7 @@ use agena_protocol::clock::Clock;
 use chrono::NaiveDate;
 use parking_lot::Mutex;
 
-pub use meter::Tally;
+pub(crate) use meter::Tally;
 use meter::{Meter, Rate, Window};
 
 use crate::local_time;
@@ -32,7 +32,7 @@ struct Mornings {
 
 /// All counters of a broker.
 #[derive(Debug)]
-pub struct Stats {
+pub(crate) struct Stats {
     boot_ms: i64,
     puts: AtomicU64,
     put_failures: AtomicU64,
@@ -62,7 +62,7 @@ thread_local! {
 impl Stats {
     /// Counts from now on.
     #[must_use]
-    pub fn new(clock: &dyn Clock) -> Self {
+    pub(crate) fn new(clock: &dyn Clock) -> Self {
         Self {
             boot_ms: clock.now_ms(),
             puts: AtomicU64::new(0),
@@ -85,7 +85,7 @@ impl Stats {
     }
 
     /// Messages were stored under `topic`.
-    pub fn put(&self, topic: &str, tally: Tally, now_ms: i64) {
+    pub(crate) fn put(&self, topic: &str, tally: Tally, now_ms: i64) {
         self.puts.fetch_add(tally.messages, Ordering::Relaxed);
         self.put_bytes.fetch_add(tally.bytes, Ordering::Relaxed);
         self.put_rate.add(now_ms, tally.messages);
@@ -94,13 +94,13 @@ impl Stats {
     }
 
     /// Messages could not be stored.
-    pub fn put_failed(&self, messages: usize) {
+    pub(crate) fn put_failed(&self, messages: usize) {
         self.put_failures
             .fetch_add(messages as u64, Ordering::Relaxed);
     }
 
     /// `group` was given messages of `topic`.
-    pub fn got(&self, group: &str, topic: &str, tally: Tally, now_ms: i64) {
+    pub(crate) fn got(&self, group: &str, topic: &str, tally: Tally, now_ms: i64) {
         self.gets.fetch_add(tally.messages, Ordering::Relaxed);
         self.found_rate.add(now_ms, 1);
         self.pull_rate.add(now_ms, 1);
@@ -112,20 +112,20 @@ impl Stats {
     }
 
     /// A pull found nothing.
-    pub fn missed(&self, now_ms: i64) {
+    pub(crate) fn missed(&self, now_ms: i64) {
         self.miss_rate.add(now_ms, 1);
         self.pull_rate.add(now_ms, 1);
     }
 
     /// `group` sent a message of `topic` back for another try.
-    pub fn sent_back(&self, group: &str, topic: &str, now_ms: i64) {
+    pub(crate) fn sent_back(&self, group: &str, topic: &str, now_ms: i64) {
         by_group(&self.sent_back, topic, group, |meter| {
             meter.add(now_ms, ONE)
         });
     }
 
     /// A message of `topic` is dead for `group`.
-    pub fn dead_lettered(&self, group: &str, topic: &str, now_ms: i64) {
+    pub(crate) fn dead_lettered(&self, group: &str, topic: &str, now_ms: i64) {
         by_group(&self.dead_lettered, topic, group, |meter| {
             meter.add(now_ms, ONE)
         });
@@ -133,7 +133,7 @@ impl Stats {
 
     /// Messages a second stored under `topic`, over the last minute.
     #[must_use]
-    pub fn topic_put_tps(&self, topic: &str, now_ms: i64) -> f64 {
+    pub(crate) fn topic_put_tps(&self, topic: &str, now_ms: i64) -> f64 {
         self.topic_puts.get(topic).map_or(0.0, |meter| {
             let sum = meter.sum(Window::Minute, now_ms);
             sum.per_second(sum.tally.messages)
@@ -142,7 +142,7 @@ impl Stats {
 
     /// Messages a second of `topic` given to `group`, over the last minute.
     #[must_use]
-    pub fn group_get_tps(&self, group: &str, topic: &str, now_ms: i64) -> f64 {
+    pub(crate) fn group_get_tps(&self, group: &str, topic: &str, now_ms: i64) -> f64 {
         self.group_gets
             .get(&format!("{topic}@{group}"))
             .map_or(0.0, |meter| {
@@ -153,7 +153,7 @@ impl Stats {
 
     /// The counter that request 315 names, if it has counted anything yet.
     #[must_use]
-    pub fn view(&self, name: &str, key: &str, now_ms: i64) -> Option<BrokerStatsData> {
+    pub(crate) fn view(&self, name: &str, key: &str, now_ms: i64) -> Option<BrokerStatsData> {
         let view = |meter: Option<Arc<Meter>>, count: fn(&Tally) -> u64| {
             meter.map(|meter| view_of(&meter, count, now_ms))
         };
@@ -173,14 +173,14 @@ impl Stats {
     }
 
     /// Forgets a topic that was deleted.
-    pub fn remove_topic(&self, topic: &str) {
+    pub(crate) fn remove_topic(&self, topic: &str) {
         self.topic_puts.remove(topic);
         let ours = |key: &str| key.split_once('@').is_some_and(|(of, _)| of == topic);
         self.forget(ours);
     }
 
     /// Forgets a group that was deleted.
-    pub fn remove_group(&self, group: &str) {
+    pub(crate) fn remove_group(&self, group: &str) {
         self.forget(|key| key.split_once('@').is_some_and(|(_, of)| of == group));
     }
 
@@ -195,7 +195,7 @@ impl Stats {
     }
 
     /// Notes the totals at the first call of each local day.
-    pub fn turn_of_day(&self, now_ms: i64) {
+    pub(crate) fn turn_of_day(&self, now_ms: i64) {
         let day = local_time::day(now_ms);
         let mut mornings = self.mornings.lock();
         if mornings.day == day {

@@ -8,7 +8,7 @@
 //! follow seconds later, and two commits deliver twice.
 //! Source: spec/semantics.md §6, spec/store.md §6.3, spec/wire.md §4.3.4.
 
-pub mod check_back;
+pub(crate) mod check_back;
 pub(crate) mod checks;
 mod half;
 mod rebuild;
@@ -40,10 +40,10 @@ use crate::config::BrokerConfig;
 use crate::send::{Redirect, Refused, not_stored};
 use checks::Checks;
 use half::{Claim, Halves};
-pub use half::{GroupSummary, Half};
+pub(crate) use half::{GroupSummary, Half};
 
 /// The group whose consumer offsets tell how far the half and op queues are done with.
-pub const PROGRESS_GROUP: &str = "CID_RMQ_SYS_TRANS";
+pub(crate) const PROGRESS_GROUP: &str = "CID_RMQ_SYS_TRANS";
 
 /// Half and op topics have one queue.
 pub(crate) const QUEUE: QueueId = QueueId::new(0);
@@ -57,7 +57,7 @@ const ROLLBACK: i32 = 12;
 
 /// All transactions of this broker.
 #[derive(Debug)]
-pub struct Transactions {
+pub(crate) struct Transactions {
     halves: Halves,
     checks: Checks,
     /// Wakes the check-back task: something may be due earlier than it thinks.
@@ -68,7 +68,7 @@ pub struct Transactions {
 
 /// Totals since start.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub(crate) struct Counters {
     committed: AtomicU64,
     rolled_back: AtomicU64,
     checks_sent: AtomicU64,
@@ -77,7 +77,7 @@ pub struct Counters {
 
 /// Totals since start, and what is pending, for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Totals {
+pub(crate) struct Totals {
     /// Halves that wait for their end.
     pub pending: usize,
     /// Messages that were delivered by a commit.
@@ -92,7 +92,7 @@ pub struct Totals {
 
 impl Transactions {
     /// Hears of the half and op records that dispatch brings.
-    pub fn dispatched(&self, record: &Dispatched<'_>, config: &BrokerConfig) {
+    pub(crate) fn dispatched(&self, record: &Dispatched<'_>, config: &BrokerConfig) {
         match record.topic() {
             topic::TRANS_HALF => {
                 self.half_appeared(record.record, config);
@@ -130,7 +130,7 @@ impl Transactions {
     }
 
     /// Totals for operators.
-    pub fn totals(&self) -> Totals {
+    pub(crate) fn totals(&self) -> Totals {
         Totals {
             pending: self.halves.len(),
             committed: self.counters.committed.load(Ordering::Relaxed),
@@ -141,22 +141,12 @@ impl Transactions {
     }
 
     /// Pending transactions by producer group.
-    pub fn groups(&self) -> Vec<GroupSummary> {
+    pub(crate) fn groups(&self) -> Vec<GroupSummary> {
         self.halves.groups()
     }
 
-    /// Up to `most` pending halves from half-queue offset `from` on.
-    pub fn list(
-        &self,
-        group: Option<&str>,
-        from: QueueOffset,
-        most: usize,
-    ) -> Vec<(QueueOffset, Half)> {
-        self.halves.list(group, from, most)
-    }
-
     /// Writes the progress marks as consumer offsets, where the original keeps them.
-    pub fn save_progress(&self, broker: &Broker) {
+    pub(crate) fn save_progress(&self, broker: &Broker) {
         let progress = self.halves.progress();
         broker
             .offsets
@@ -192,12 +182,12 @@ fn millis(duration: Duration) -> i64 {
 }
 
 /// Whether dispatch has to bring a record of this topic.
-pub fn is_kept_in(topic: &str) -> bool {
+pub(crate) fn is_kept_in(topic: &str) -> bool {
     topic == topic::TRANS_HALF || topic == topic::TRANS_OP_HALF
 }
 
 /// Where a half message for `queue` of `topic` waits.
-pub fn prepare(properties: Properties<'_>, topic: &str, queue: QueueId) -> Redirect {
+pub(crate) fn prepare(properties: Properties<'_>, topic: &str, queue: QueueId) -> Redirect {
     let mut encoded = PropertiesBuf::parse(properties.encoded());
     if let Some(id) = properties.get(properties::UNIQ_KEY) {
         encoded.set(properties::TRANSACTION_ID, id);
@@ -213,7 +203,7 @@ pub fn prepare(properties: Properties<'_>, topic: &str, queue: QueueId) -> Redir
 }
 
 /// END_TRANSACTION (37). Answers only a producer that waits for it.
-pub fn end(
+pub(crate) fn end(
     broker: &Arc<Broker>,
     connection: &Arc<Connection>,
     frame: &Frame<'_>,
@@ -259,7 +249,7 @@ pub fn end(
 
 /// What becomes of a half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The message is delivered.
     Commit,
     /// The message never appears.
@@ -485,7 +475,7 @@ fn target_of(
 }
 
 /// RESUME_CHECK_HALF_MESSAGE (323): a parked transaction becomes a half again, its checks start from zero.
-pub fn resume(broker: &Arc<Broker>, request: &Command) -> Command {
+pub(crate) fn resume(broker: &Arc<Broker>, request: &Command) -> Command {
     let failed = |remark: &str| Command::response(ResponseCode::SystemError, remark.to_owned());
     let Some(id) = request.ext.get("msgId").and_then(OffsetId::parse) else {
         return failed("msgId is not an offset message id");

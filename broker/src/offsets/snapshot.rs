@@ -38,7 +38,7 @@ impl Offsets {
     ///
     /// # Errors
     /// [`SnapshotError`] when a file is there and cannot be read.
-    pub fn open(config_dir: &Path, version_step: u64) -> Result<Self, SnapshotError> {
+    pub(crate) fn open(config_dir: &Path, version_step: u64) -> Result<Self, SnapshotError> {
         let file = SnapshotFile::new(config_dir, "consumerOffset.json");
         let json: ConsumerOffsetJson = file.load()?.unwrap_or_default();
         let offsets = Self {
@@ -79,7 +79,7 @@ impl Offsets {
 
     /// The file has every change.
     #[must_use]
-    pub fn is_saved(&self) -> bool {
+    pub(crate) fn is_saved(&self) -> bool {
         self.changes.load(Ordering::Acquire) == self.saved.load(Ordering::Acquire)
     }
 
@@ -87,7 +87,7 @@ impl Offsets {
     ///
     /// # Errors
     /// [`SnapshotError`]; then the next call tries again.
-    pub fn save(&self, now_ms: i64) -> Result<(), SnapshotError> {
+    pub(crate) fn save(&self, now_ms: i64) -> Result<(), SnapshotError> {
         let changes = self.changes.load(Ordering::Acquire);
         if changes == self.saved.load(Ordering::Acquire) {
             return Ok(());
@@ -111,13 +111,13 @@ impl Offsets {
 
     /// The file's content as one line, which is also the body of the answer to request 43.
     #[must_use]
-    pub fn to_body(&self) -> Vec<u8> {
+    pub(crate) fn to_body(&self) -> Vec<u8> {
         fastjson::to_vec(&self.to_json(), fastjson::KeyStyle::Bare)
     }
 
     fn to_json(&self) -> ConsumerOffsetJson {
         let mut json = ConsumerOffsetJson {
-            data_version: self.version.lock().clone(),
+            data_version: *self.version.lock(),
             ..ConsumerOffsetJson::default()
         };
         for shard in &self.shards {
@@ -232,6 +232,6 @@ mod tests {
         assert_eq!(offsets.query("G", "T", QUEUE), None);
         assert_eq!(offsets.query("H", "T", QUEUE), Some(offset(7)));
         offsets.remove_topic("T");
-        assert!(offsets.groups().is_empty());
+        assert!(offsets.groups_of_topic("T").is_empty());
     }
 }

@@ -18,7 +18,7 @@ use super::{Client, Peer, Subscribed};
 use crate::filter::Filter;
 
 /// By topic, the expression of each member by its id; `None` where a member does not subscribe the topic.
-pub type Conflicts = BTreeMap<String, Vec<(Arc<str>, Option<String>)>>;
+pub(super) type Conflicts = BTreeMap<String, Vec<(Arc<str>, Option<String>)>>;
 
 /// A group with at least one member, or about to get one.
 pub struct ConsumerGroup<P = Connection> {

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 /// What is counted together, since it always happens together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// Requests or calls.
     pub times: u64,
     /// Messages.
@@ -26,7 +26,7 @@ impl Tally {
 
 /// A window behind now, with the steps it is counted in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Window {
+pub(super) enum Window {
     /// Six steps of ten seconds.
     Minute,
     /// Six steps of ten minutes.
@@ -54,7 +54,7 @@ impl Window {
 
 /// What fell into a window, and how long that window really was: shorter than its name while counting is young.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Sum {
+pub(super) struct Sum {
     /// The events.
     pub tally: Tally,
     /// Seconds they are spread over, at least one.
@@ -65,7 +65,7 @@ impl Sum {
     /// `count` a second.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a rate shown to operators")]
-    pub fn per_second(&self, count: u64) -> f64 {
+    pub(super) fn per_second(&self, count: u64) -> f64 {
         count as f64 / self.seconds.max(1.0)
     }
 }
@@ -121,13 +121,13 @@ struct Rings {
 
 /// Counts over the last minute, hour and day.
 #[derive(Debug, Default)]
-pub struct Meter {
+pub(super) struct Meter {
     rings: Mutex<Rings>,
 }
 
 impl Meter {
     /// Counts what happened at `now_ms`.
-    pub fn add(&self, now_ms: i64, tally: Tally) {
+    pub(super) fn add(&self, now_ms: i64, tally: Tally) {
         let now_s = seconds(now_ms);
         let mut rings = self.rings.lock();
         rings.minute.add(Window::Minute, now_s, tally);
@@ -136,7 +136,7 @@ impl Meter {
     }
 
     /// What fell into `window`.
-    pub fn sum(&self, window: Window, now_ms: i64) -> Sum {
+    pub(super) fn sum(&self, window: Window, now_ms: i64) -> Sum {
         let now_s = seconds(now_ms);
         let rings = self.rings.lock();
         match window {
@@ -152,13 +152,13 @@ const RATE_SECONDS_MAX: u64 = 600;
 
 /// Events a second over the last 10, 60 and 600 seconds.
 #[derive(Debug, Default)]
-pub struct Rate {
+pub(super) struct Rate {
     seconds: Mutex<VecDeque<(u64, u64)>>,
 }
 
 impl Rate {
     /// Counts `count` events at `now_ms`.
-    pub fn add(&self, now_ms: i64, count: u64) {
+    pub(super) fn add(&self, now_ms: i64, count: u64) {
         let now_s = seconds(now_ms);
         let mut ring = self.seconds.lock();
         match ring.back_mut() {
@@ -177,7 +177,7 @@ impl Rate {
 
     /// The three averages as the original prints them; those of spans longer than `uptime_s` are left out.
     #[expect(clippy::cast_precision_loss, reason = "a rate shown to operators")]
-    pub fn text(&self, now_ms: i64, uptime_s: u64) -> String {
+    pub(super) fn text(&self, now_ms: i64, uptime_s: u64) -> String {
         let now_s = seconds(now_ms);
         let ring = self.seconds.lock();
         let average = |span: u64| {

@@ -23,7 +23,7 @@ const POOLS: [(&str, &str); 5] = [
 impl Stats {
     /// The table of request 28.
     #[must_use]
-    pub fn runtime_table(&self, broker: &Broker) -> KVTable {
+    pub(crate) fn runtime_table(&self, broker: &Broker) -> KVTable {
         let mut table = BTreeMap::new();
         self.add_totals(broker, &mut table);
         add_store(broker, &mut table);
@@ -38,6 +38,8 @@ impl Stats {
                 "0".to_owned(),
             );
         }
+        add_transactions(broker, &mut table);
+        table.insert("heldPulls".to_owned(), broker.hold.len().to_string());
         let mut set = |key: &str, value: &str| table.insert(key.to_owned(), value.to_owned());
         set("EndTransactionQueueSize", "0");
         set("EndTransactionThreadPoolQueueCapacity", "100000");
@@ -147,6 +149,30 @@ fn add_store(broker: &Broker, table: &mut BTreeMap<String, String>) {
         "putMessageDistributeTime",
         distribution(&store.put_latency.counts),
     );
+}
+
+/// Not in the original: what is undecided, by producer group with the store time of the oldest.
+fn add_transactions(broker: &Broker, table: &mut BTreeMap<String, String>) {
+    let totals = broker.transactions.totals();
+    let mut set = |key: String, value: String| table.insert(key, value);
+    set("transactionsPending".to_owned(), totals.pending.to_string());
+    set(
+        "transactionsCommitted".to_owned(),
+        totals.committed.to_string(),
+    );
+    set(
+        "transactionsRolledBack".to_owned(),
+        totals.rolled_back.to_string(),
+    );
+    set("transactionsParked".to_owned(), totals.parked.to_string());
+    set(
+        "transactionChecksSent".to_owned(),
+        totals.checks_sent.to_string(),
+    );
+    for group in broker.transactions.groups() {
+        let value = format!("{},{}", group.pending, group.oldest_ms);
+        set(format!("transactionsPending_{}", group.group), value);
+    }
 }
 
 /// Appends by how long they took, in the original's steps of which those above a second are one here.

@@ -38,7 +38,7 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 const BURST: Duration = Duration::from_millis(500);
 
 /// Runs until the broker stops.
-pub async fn run(broker: Arc<Broker>) {
+pub(crate) async fn run(broker: Arc<Broker>) {
     let mut stopping = broker.stopping();
     let mut warned = Duration::ZERO;
     loop {
@@ -129,7 +129,7 @@ fn check(broker: &Arc<Broker>, at: QueueOffset, half: &Half) -> bool {
     if half.checks >= config.transaction_check_max
         || age_ms >= millis(config.file_reserved_time.duration())
     {
-        park(broker, Found { at, record }, half);
+        park(broker, &Found { at, record }, half);
         return true;
     }
     let next = now + interval + jitter(interval, at);
@@ -161,9 +161,9 @@ fn jitter(interval: Duration, at: QueueOffset) -> Duration {
     interval / 10 * u32::try_from(spread).unwrap_or(0) / 1024
 }
 
-fn park(broker: &Arc<Broker>, found: Found, half: &Half) {
+fn park(broker: &Arc<Broker>, found: &Found, half: &Half) {
     let (at, group, checks) = (found.at, half.group.clone(), half.checks);
-    match resolve(broker, &found, Outcome::Park) {
+    match resolve(broker, found, Outcome::Park) {
         Ok(_) => tracing::warn!(
             half = at.number(),
             group = &*group,

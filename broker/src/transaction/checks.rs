@@ -18,7 +18,7 @@ const SLACK_LINES: usize = 10_000;
 
 /// Counts of questions, by half-queue offset.
 #[derive(Debug)]
-pub struct Checks {
+pub(crate) struct Checks {
     state: Mutex<State>,
 }
 
@@ -36,7 +36,7 @@ impl Checks {
     ///
     /// # Errors
     /// [`SnapshotError`].
-    pub fn open(directory: &Path) -> Result<Self, SnapshotError> {
+    pub(crate) fn open(directory: &Path) -> Result<Self, SnapshotError> {
         let (journal, lines) = ChangeJournal::open(directory, FILE_NAME)?;
         let times = lines.iter().filter_map(|line| parse(line)).collect();
         Ok(Self {

@@ -19,7 +19,7 @@ const EARLY_MAX: usize = 100_000;
 
 /// One transaction that is not resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Half {
+pub(crate) struct Half {
     /// Where the half record stands in the log.
     pub physical: PhysicalOffset,
     /// The producer group that is asked (`PGROUP`).
@@ -54,7 +54,7 @@ pub(crate) struct Progress {
 
 /// Pending transactions of one producer group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupSummary {
+pub(crate) struct GroupSummary {
     /// Producer group.
     pub group: Arc<str>,
     /// How many are pending.
@@ -254,23 +254,6 @@ impl Halves {
     /// How many are pending.
     pub(crate) fn len(&self) -> usize {
         self.state.lock().pending.len()
-    }
-
-    /// Up to `most` pending halves from `from` on, of one group or of all.
-    pub(crate) fn list(
-        &self,
-        group: Option<&str>,
-        from: QueueOffset,
-        most: usize,
-    ) -> Vec<(QueueOffset, Half)> {
-        let state = self.state.lock();
-        state
-            .pending
-            .range(from..)
-            .filter(|(_, half)| group.is_none_or(|group| *half.group == *group))
-            .take(most)
-            .map(|(at, half)| (*at, half.clone()))
-            .collect()
     }
 
     /// Pending transactions by producer group, most first.

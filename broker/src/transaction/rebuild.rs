@@ -31,7 +31,7 @@ const READ_MESSAGES: usize = 1_024;
 
 impl Transactions {
     /// Rebuilds the table from the store.
-    pub fn open(
+    pub(crate) fn open(
         store: &Store,
         offsets: &Offsets,
         checks: Checks,

@@ -1,4 +1,5 @@
 //! What a broker promises to keep, against the real process, over real sockets, with `kill -9` in between.
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod delays;
 mod process;
