@@ -141,6 +141,8 @@ broker_config! {
     mapped_file_size_commit_log: u64 = "mappedFileSizeCommitLog", 1_073_741_824;
     /// Bytes of one consume queue segment; rounded up to whole entries of 20 bytes.
     mapped_file_size_consume_queue: u64 = "mappedFileSizeConsumeQueue", 6_000_000;
+    /// Bytes of one segment of a batch consume queue, which only the original makes. The key is spelt as the original spells it.
+    mapper_file_size_batch_consume_queue: u64 = "mapperFileSizeBatchConsumeQueue", 13_800_000;
     /// Whether keys are indexed.
     message_index_enable: bool = "messageIndexEnable", true;
     /// Entries of one index file.

@@ -307,6 +307,7 @@ fn store_config(
     store.commit_log_dir = Some(PathBuf::from(&config.store_path_commit_log));
     store.segment_bytes = config.mapped_file_size_commit_log;
     store.queue_file_bytes = config.mapped_file_size_consume_queue;
+    store.batch_queue_file_bytes = config.mapper_file_size_batch_consume_queue;
     store.index_enabled = config.message_index_enable;
     store.index_slots = config.max_hash_slot_num;
     store.index_entries = config.max_index_num;

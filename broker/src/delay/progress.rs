@@ -126,7 +126,21 @@ impl ProgressFiles {
         };
         self.offsets
             .save(&fastjson::to_vec(&wrapper, KeyStyle::Bare))?;
-        self.timer_check.save(&encode_timer_check(progress.timers))
+        self.timer_check
+            .save(&encode_timer_check(progress.timers))?;
+        self.drop_wheel();
+        Ok(())
+    }
+
+    /// RocketMQ's own index of timers knows nothing of what was delivered here. Without it, and with the file just written, RocketMQ
+    /// builds it anew from the first timer that still waits.
+    fn drop_wheel(&self) {
+        let Some(root) = self.timer_check.path().ancestors().nth(2) else {
+            return;
+        };
+        // Neither is there in most stores; what cannot be removed costs repetitions, no message.
+        let _ = std::fs::remove_dir_all(root.join("timerlog"));
+        let _ = std::fs::remove_file(root.join("timerwheel"));
     }
 
     fn saved(&self, levels: usize) -> Result<Progress, SnapshotError> {
@@ -225,8 +239,10 @@ pub fn timer_check_point(timers: TimerProgress) -> Vec<u8> {
 
 fn encode_timer_check(timers: TimerProgress) -> Vec<u8> {
     let mut bytes = timer_check_point(timers);
-    // Behind RocketMQ's numbers, which end at 56: how far we ourselves have read.
+    // Behind RocketMQ's numbers, which end at 56: how far we ourselves have read, and a sum which says that nobody changed the
+    // numbers since.
     bytes.extend(timers.read.to_be_bytes());
+    bytes.extend(crc32fast::hash(&bytes).to_be_bytes());
     bytes.resize(TIMER_CHECK_BYTES, 0);
     bytes
 }
@@ -234,17 +250,20 @@ fn encode_timer_check(timers: TimerProgress) -> Vec<u8> {
 fn decode_timer_check(bytes: &[u8]) -> Option<TimerProgress> {
     let number = |at: usize| Some(i64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
     let queued = u64::try_from(number(16)?).ok()?;
-    let ours = u64::try_from(number(56)?).ok()?;
-    // RocketMQ writes zeros behind its numbers. Its timers that are due later still wait, wherever they stand in the queue.
-    let low = if ours >= queued && ours > 0 {
-        queued
-    } else {
-        0
-    };
+    let acted_ms = number(0)?;
+    let sum = u32::from_be_bytes(bytes.get(64..68)?.try_into().ok()?);
+    if crc32fast::hash(bytes.get(..64)?) == sum {
+        return Some(TimerProgress {
+            low: queued,
+            read: u64::try_from(number(56)?).ok()?,
+            acted_ms,
+        });
+    }
+    // RocketMQ's own: its timers that are due later still wait, wherever they stand in the queue.
     Some(TimerProgress {
-        low,
-        read: ours.max(queued),
-        acted_ms: number(0)?,
+        low: 0,
+        read: queued,
+        acted_ms,
     })
 }
 
@@ -326,10 +345,21 @@ mod tests {
     }
 
     #[test]
+    fn a_wheel_of_rocketmq_goes_when_its_place_is_taken() {
+        let root = tempfile::tempdir().unwrap();
+        let (files, _) = open(&root.path().join("config"), 0);
+        std::fs::create_dir(root.path().join("timerlog")).unwrap();
+        std::fs::write(root.path().join("timerwheel"), b"").unwrap();
+        files.save(&progress(3, 300), 7).unwrap();
+        assert!(!root.path().join("timerlog").exists() && !root.path().join("timerwheel").exists());
+    }
+
+    #[test]
     fn of_rocketmq_s_timers_those_that_are_due_later_still_wait() {
         let mut bytes = vec![0; 4096];
         bytes[..8].copy_from_slice(&5_000_i64.to_be_bytes());
         bytes[16..24].copy_from_slice(&40_i64.to_be_bytes());
+        bytes[56..64].copy_from_slice(&40_i64.to_be_bytes());
         let timers = decode_timer_check(&bytes).unwrap();
         assert!(timers.is_settled(3, 5_000));
         assert!(!timers.is_settled(3, 5_001));
