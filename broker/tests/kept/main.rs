@@ -4,4 +4,5 @@
 mod delays;
 mod process;
 mod settings;
+mod takeover;
 mod wire;

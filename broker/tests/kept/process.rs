@@ -16,12 +16,19 @@ pub(super) struct BrokerProcess {
 impl BrokerProcess {
     /// Starts a broker on a free port, with its data below `directory`, and waits until it serves.
     pub(super) fn start(directory: &Path) -> Self {
+        Self::start_with(
+            directory,
+            "mappedFileSizeCommitLog=16777216\nmaxHashSlotNum=1000\nmaxIndexNum=4000\n",
+        )
+    }
+
+    /// The same with these lines in its configuration.
+    pub(super) fn start_with(directory: &Path, more: &str) -> Self {
         let conf = directory.join("broker.conf");
         let root = directory.join("store");
         let lines = format!(
             "brokerName=broker-a\nbrokerIP1=127.0.0.1\nbindAddress=127.0.0.1\nlistenPort=0\nnamesrvAddr=\n\
-             storePathRootDir={}\nmappedFileSizeCommitLog=16777216\nmaxHashSlotNum=1000\nmaxIndexNum=4000\n\
-             recallMessageEnable=true\n",
+             storePathRootDir={}\nrecallMessageEnable=true\n{more}",
             root.display()
         );
         std::fs::write(&conf, lines).unwrap();

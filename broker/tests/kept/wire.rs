@@ -84,13 +84,23 @@ impl Wire {
 
     /// Everything in queue 0 of a topic: body, properties, and when it was stored.
     pub(super) fn read_all(&mut self, topic: &str) -> Vec<(String, PropertiesBuf, i64)> {
-        let end = self.max_offset(topic);
+        self.read_queue(topic, 0)
+    }
+
+    /// The same of any queue.
+    pub(super) fn read_queue(
+        &mut self,
+        topic: &str,
+        queue_id: i32,
+    ) -> Vec<(String, PropertiesBuf, i64)> {
+        let end = self.end_of(topic, queue_id);
         let mut all = Vec::new();
         let mut next = 0;
         while next < end {
             let header = PullMessageRequest {
                 consumer_group: "g",
                 topic,
+                queue_id,
                 queue_offset: next,
                 max_msg_nums: 32,
                 sys_flag: SUBSCRIPTION_INLINE,
@@ -112,8 +122,13 @@ impl Wire {
     }
 
     pub(super) fn max_offset(&mut self, topic: &str) -> i64 {
+        self.end_of(topic, 0)
+    }
+
+    fn end_of(&mut self, topic: &str, queue_id: i32) -> i64 {
         let header = GetMaxOffsetRequest {
             topic,
+            queue_id,
             ..GetMaxOffsetRequest::default()
         };
         let answer = self.ask(&Command::request(RequestCode::GetMaxOffset).with_header(&header));
