@@ -28,7 +28,7 @@ use crate::config::{BrokerConfig, ConfigCell, ConfigError, UpdateError};
 use crate::delay::Delay;
 use crate::groups::Groups;
 use crate::hold::{Arrival, Hold};
-use crate::offsets::Offsets;
+use crate::offsets::{self, Offsets};
 use crate::order_locks::OrderLocks;
 use crate::pool::Pool;
 use crate::pull;
@@ -357,25 +357,42 @@ async fn keep_house(broker: Arc<Broker>) {
     }
 }
 
-/// Folds the offsets of consumers into their file every `flushConsumerOffsetInterval`.
+/// Writes commits of offsets to their journal soon after they come, and folds them into the file every
+/// `flushConsumerOffsetInterval`. Without commits there is nothing to do.
 async fn keep_offsets(broker: Arc<Broker>) {
     let mut stopping = broker.stopping();
+    let mut fold_at = broker.clock.monotonic();
     loop {
-        let interval = broker.config.get().flush_consumer_offset_interval;
+        let behind = async {
+            match broker.offsets.is_saved() {
+                true => std::future::pending().await,
+                false => {
+                    tokio::time::sleep(fold_at.saturating_sub(broker.clock.monotonic())).await;
+                }
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep(interval.max(Duration::from_millis(100))) => {}
+            () = behind => {}
+            () = broker.offsets.marked() => {}
             _ = stopping.wait_for(|stops| *stops) => return,
         }
-        if !broker.offsets.is_saved() {
-            let saving = broker.clone();
-            let saved = move || saving.offsets.save(saving.clock.now_ms());
-            match tokio::task::spawn_blocking(saved).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "consumer offsets are not saved; trying again")
-                }
-                Err(error) => tracing::error!(%error, "saving consumer offsets panicked"),
+        tokio::time::sleep(offsets::journal::GATHER).await;
+        let now = broker.clock.monotonic();
+        let folds = now >= fold_at;
+        if folds {
+            fold_at = now + broker.config.get().flush_consumer_offset_interval;
+        }
+        let saving = broker.clone();
+        let saved = move || match folds {
+            true => saving.offsets.save(saving.clock.now_ms()),
+            false => saving.offsets.write_journal(),
+        };
+        match tokio::task::spawn_blocking(saved).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%error, "consumer offsets are not saved; trying again")
             }
+            Err(error) => tracing::error!(%error, "saving consumer offsets panicked"),
         }
     }
 }
