@@ -16,6 +16,7 @@ use agena_protocol::bodies::topic_config::PERM_WRITE;
 use agena_protocol::clock::Clock;
 use agena_protocol::message_id::UniqueIds;
 use agena_protocol::queue::QueueId;
+use agena_protocol::topic;
 use agena_remoting::error::BindError;
 use agena_remoting::server::Server;
 use agena_store::{Dispatched, Observer, Store, StoreError};
@@ -299,8 +300,9 @@ impl RunningBroker {
 /// Hears from the store what consumers may now see, and passes it to those who wait for it.
 struct Arrivals {
     hold: Arc<Hold>,
-    /// Set when the store is open. Before that there is nothing to deliver.
-    delay: OnceLock<Arc<Delay>>,
+    /// Set when the store is open. Before that there is nothing to deliver. Weak, like the broker: the store owns this
+    /// observer, and whoever owns the store must not be owned by it.
+    delay: OnceLock<Weak<Delay>>,
     /// Set once the broker is built. Before that nobody waits.
     broker: OnceLock<Weak<Broker>>,
 }
@@ -310,7 +312,9 @@ impl Observer for Arrivals {
         if record.recovering {
             return;
         }
-        if let Some(delay) = self.delay.get() {
+        if matches!(record.topic(), topic::SCHEDULE | topic::TIMER_WHEEL)
+            && let Some(delay) = self.delay.get().and_then(Weak::upgrade)
+        {
             delay.arrived(record.topic(), record.queue_id());
         }
         if transaction::is_kept_in(record.topic())
