@@ -454,14 +454,9 @@ impl CommitLog {
         let end = self.end();
         let left = segment.limit().saturating_sub(end);
         let _ = segment.reserve(&*self.medium, end + RESERVE_STEP / 2, RESERVE_STEP);
-        if left < RESERVE_STEP && !self.log.has_ahead(segment.limit()) {
+        if left < RESERVE_STEP {
             let bytes = RESERVE_STEP.min(self.log.segment_bytes());
-            if let Ok(writer) = self.log.make(segment.limit(), bytes) {
-                writer
-                    .segment()
-                    .populate(segment.limit() + self.populate_ahead, self.populate_ahead);
-                self.log.keep_ahead(writer);
-            }
+            self.log.prepare(segment.limit(), bytes, POPULATE_AHEAD);
         }
         while segment.populate(self.end() + self.populate_ahead, POPULATE_STEP) {}
         // A little before half of it is used up; soon again when the next file could not be made.

@@ -34,7 +34,15 @@ pub(crate) struct SegmentedLog {
     medium: Arc<dyn Medium>,
     segments: RwLock<Vec<Arc<Segment>>>,
     /// The segment behind the last, made ahead of its use and not yet part of the log.
-    next: Mutex<Option<SegmentWriter>>,
+    next: Mutex<Next>,
+}
+
+/// Held while a segment is made, so that appender and preparer never make the same one.
+#[derive(Debug, Default)]
+struct Next {
+    writer: Option<SegmentWriter>,
+    /// The last base that [`SegmentedLog::make`] handed out: from there on a segment may be in use.
+    handed_out: Option<u64>,
 }
 
 impl SegmentedLog {
@@ -74,7 +82,7 @@ impl SegmentedLog {
                     .map(|writer| Arc::clone(writer.segment()))
                     .collect(),
             ),
-            next: Mutex::new(None),
+            next: Mutex::default(),
         };
         Ok((log, writers))
     }
@@ -119,15 +127,19 @@ impl SegmentedLog {
         self.segments.read().first().map(|segment| segment.base())
     }
 
-    /// Makes the segment that begins at `base`, unless it was made ahead, with `reserve` bytes of space. It is not part
+    /// Hands out the segment that begins at `base`, made ahead or now, with `reserve` bytes of space. It is not part
     /// of the log until [`push`](Self::push).
     pub(crate) fn make(&self, base: u64, reserve: u64) -> Result<SegmentWriter, StoreError> {
-        let ahead = self.next.lock().take();
-        if let Some(writer) = ahead
-            && writer.segment().base() == base
-        {
-            return Ok(writer);
-        }
+        let mut next = self.next.lock();
+        let writer = match next.writer.take() {
+            Some(writer) if writer.segment().base() == base => writer,
+            Some(_) | None => self.create(base, reserve)?,
+        };
+        next.handed_out = Some(base);
+        Ok(writer)
+    }
+
+    fn create(&self, base: u64, reserve: u64) -> Result<SegmentWriter, StoreError> {
         let path = self.dir.join(file_name(base));
         let writer = Segment::open(&self.medium, &path, base, self.segment_bytes)?;
         writer
@@ -145,17 +157,28 @@ impl SegmentedLog {
         Ok(writer)
     }
 
-    /// Keeps a segment for the roll that comes.
-    pub(crate) fn keep_ahead(&self, writer: SegmentWriter) {
-        *self.next.lock() = Some(writer);
+    /// Makes the segment that begins at `base` for the roll that comes, unless it is there, or already in use: who
+    /// prepares may be late, and the file of a segment in use must neither be made nor be thrown away again.
+    pub(crate) fn prepare(&self, base: u64, reserve: u64, populate: u64) {
+        let mut next = self.next.lock();
+        if next.writer.is_some() || next.handed_out.is_some_and(|last| base <= last) {
+            return;
+        }
+        // Errors are left to the append that meets them: it can answer its producer.
+        let Ok(writer) = self.create(base, reserve) else {
+            return;
+        };
+        let segment = Arc::clone(writer.segment());
+        next.writer = Some(writer);
+        drop(next);
+        segment.populate(base + populate, populate);
     }
 
-    /// Whether the segment at `base` was made ahead.
-    pub(crate) fn has_ahead(&self, base: u64) -> bool {
-        self.next
-            .lock()
-            .as_ref()
-            .is_some_and(|writer| writer.segment().base() == base)
+    /// Takes back a segment that was handed out and is not needed yet.
+    pub(crate) fn keep_ahead(&self, writer: SegmentWriter) {
+        let mut next = self.next.lock();
+        next.handed_out = writer.segment().base().checked_sub(1);
+        next.writer = Some(writer);
     }
 
     /// The log goes on in `segment`.
@@ -165,7 +188,7 @@ impl SegmentedLog {
 
     /// Removes the file that was made ahead and never used.
     pub(crate) fn discard_ahead(&self) -> Result<(), StoreError> {
-        let Some(writer) = self.next.lock().take() else {
+        let Some(writer) = self.next.lock().writer.take() else {
             return Ok(());
         };
         self.remove_file(writer.segment())
