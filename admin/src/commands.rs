@@ -17,6 +17,7 @@ pub(crate) mod query;
 pub(crate) mod queue;
 pub(crate) mod send;
 pub(crate) mod stats;
+pub(crate) mod store;
 pub(crate) mod topic;
 pub(crate) mod trace;
 
@@ -72,6 +73,9 @@ const ALL: &[&SubCommand] = &[
     &print::CONSUME_MESSAGE,
     &export::EXPORT_METADATA,
     &broker::HA_STATUS,
+    &store::STORE_VERIFY,
+    &store::STORE_DUMP,
+    &store::STORE_REBUILD,
 ];
 
 /// Commands of the original that we do not have, and why or what to do instead.

@@ -29,6 +29,7 @@ mod group_commit;
 mod health;
 mod index;
 mod index_file;
+pub mod inspect;
 mod keeper;
 mod lock_file;
 pub mod medium;

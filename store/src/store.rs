@@ -43,8 +43,7 @@ pub struct Store {
     threads: Mutex<Vec<JoinHandle<()>>>,
     closed: AtomicBool,
     abort: AbortMark,
-    /// Let go of at the close, so that the next may open while this is still referred to.
-    lock: Mutex<Option<LockFile>>,
+    _lock: LockFile,
 }
 
 /// What the store's threads share.
@@ -124,7 +123,7 @@ impl Store {
             threads: Mutex::new(threads),
             closed: AtomicBool::new(false),
             abort,
-            lock: Mutex::new(Some(lock)),
+            _lock: lock,
         };
         Ok((Arc::new(store), opened))
     }
@@ -378,7 +377,6 @@ impl Store {
             return Ok(());
         }
         self.stop_threads();
-        let _lock = self.lock.lock().take();
         if let Some(ReadOnlyReason::Failed(cause)) = self.read_only_reason() {
             self.shared.commit.resolve_all();
             return Err(StoreError::ReadOnly { cause });
