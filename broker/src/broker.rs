@@ -16,6 +16,7 @@ use agena_protocol::bodies::topic_config::PERM_WRITE;
 use agena_protocol::clock::Clock;
 use agena_protocol::message_id::UniqueIds;
 use agena_protocol::queue::QueueId;
+use agena_protocol::topic;
 use agena_remoting::error::BindError;
 use agena_remoting::server::Server;
 use agena_store::{Dispatched, Observer, Store, StoreError};
@@ -28,7 +29,7 @@ use crate::config::{BrokerConfig, ConfigCell, ConfigError, UpdateError};
 use crate::delay::Delay;
 use crate::groups::Groups;
 use crate::hold::{Arrival, Hold};
-use crate::offsets::Offsets;
+use crate::offsets::{self, Offsets};
 use crate::order_locks::OrderLocks;
 use crate::pool::Pool;
 use crate::pull;
@@ -299,8 +300,9 @@ impl RunningBroker {
 /// Hears from the store what consumers may now see, and passes it to those who wait for it.
 struct Arrivals {
     hold: Arc<Hold>,
-    /// Set when the store is open. Before that there is nothing to deliver.
-    delay: OnceLock<Arc<Delay>>,
+    /// Set when the store is open. Before that there is nothing to deliver. Weak, like the broker: the store owns this
+    /// observer, and whoever owns the store must not be owned by it.
+    delay: OnceLock<Weak<Delay>>,
     /// Set once the broker is built. Before that nobody waits.
     broker: OnceLock<Weak<Broker>>,
 }
@@ -310,7 +312,9 @@ impl Observer for Arrivals {
         if record.recovering {
             return;
         }
-        if let Some(delay) = self.delay.get() {
+        if matches!(record.topic(), topic::SCHEDULE | topic::TIMER_WHEEL)
+            && let Some(delay) = self.delay.get().and_then(Weak::upgrade)
+        {
             delay.arrived(record.topic(), record.queue_id());
         }
         if transaction::is_kept_in(record.topic())
@@ -357,25 +361,42 @@ async fn keep_house(broker: Arc<Broker>) {
     }
 }
 
-/// Folds the offsets of consumers into their file every `flushConsumerOffsetInterval`.
+/// Writes commits of offsets to their journal soon after they come, and folds them into the file every
+/// `flushConsumerOffsetInterval`. Without commits there is nothing to do.
 async fn keep_offsets(broker: Arc<Broker>) {
     let mut stopping = broker.stopping();
+    let mut fold_at = broker.clock.monotonic();
     loop {
-        let interval = broker.config.get().flush_consumer_offset_interval;
+        let behind = async {
+            match broker.offsets.is_saved() {
+                true => std::future::pending().await,
+                false => {
+                    tokio::time::sleep(fold_at.saturating_sub(broker.clock.monotonic())).await;
+                }
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep(interval.max(Duration::from_millis(100))) => {}
+            () = behind => {}
+            () = broker.offsets.marked() => {}
             _ = stopping.wait_for(|stops| *stops) => return,
         }
-        if !broker.offsets.is_saved() {
-            let saving = broker.clone();
-            let saved = move || saving.offsets.save(saving.clock.now_ms());
-            match tokio::task::spawn_blocking(saved).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "consumer offsets are not saved; trying again")
-                }
-                Err(error) => tracing::error!(%error, "saving consumer offsets panicked"),
+        tokio::time::sleep(offsets::journal::GATHER).await;
+        let now = broker.clock.monotonic();
+        let folds = now >= fold_at;
+        if folds {
+            fold_at = now + broker.config.get().flush_consumer_offset_interval;
+        }
+        let saving = broker.clone();
+        let saved = move || match folds {
+            true => saving.offsets.save(saving.clock.now_ms()),
+            false => saving.offsets.write_journal(),
+        };
+        match tokio::task::spawn_blocking(saved).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%error, "consumer offsets are not saved; trying again")
             }
+            Err(error) => tracing::error!(%error, "saving consumer offsets panicked"),
         }
     }
 }

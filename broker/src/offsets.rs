@@ -1,9 +1,10 @@
 //! How far each group has consumed: the next offset per (group, topic, queue).
 //!
 //! Guarantees: an offset changes only by a commit, a reset, a clone or a removal; a pending reset hides commits until the
-//! queue was pulled once. What is in memory is folded into `config/consumerOffset.json`, whose shape is the original's,
+//! queue was pulled once. Commits are in a [`journal`] within a fifth of a second, and folded into `config/consumerOffset.json`, whose shape is the original's,
 //! every `flushConsumerOffsetInterval` and at the stop. Apache: `ConsumerOffsetManager`.
 
+pub(crate) mod journal;
 mod snapshot;
 
 use std::collections::hash_map::RandomState;
@@ -18,6 +19,8 @@ use agena_protocol::queue::QueueId;
 use parking_lot::{Mutex, RwLock};
 
 use crate::snapshot_files::SnapshotFile;
+use journal::Journal;
+use snapshot::SEPARATOR;
 
 /// Groups are spread over this many tables, so that pulls of different groups do not meet at one lock.
 const SHARDS: usize = 16;
@@ -35,6 +38,8 @@ struct Progress {
     resets: BTreeMap<QueueId, QueueOffset>,
     /// The offset of the last pull, which shows operators what is in flight. Not kept over a restart.
     pulled: BTreeMap<QueueId, QueueOffset>,
+    /// Queues whose commits are not in the journal yet.
+    marked: BTreeSet<QueueId>,
 }
 
 /// What became of a commit.
@@ -59,6 +64,7 @@ pub(crate) struct Offsets {
     version_step: u64,
     version: Mutex<DataVersion>,
     file: SnapshotFile,
+    journal: Journal,
 }
 
 impl Offsets {
@@ -73,13 +79,15 @@ impl Offsets {
         if queue.number() >= QUEUES_MAX {
             return Committed::Stored;
         }
-        let progress = self.progress_or_new(group, topic);
-        let mut progress = progress.lock();
+        let shared = self.progress_or_new(group, topic);
+        let mut progress = shared.lock();
         if progress.resets.contains_key(&queue) {
             return Committed::ResetPending;
         }
-        progress.committed.insert(queue, offset);
-        self.changes.fetch_add(1, Ordering::Relaxed);
+        // Idle consumers commit the same offsets every few seconds.
+        if progress.committed.insert(queue, offset) != Some(offset) {
+            self.changed(group, topic, &shared, &mut progress, queue);
+        }
         Committed::Stored
     }
 
@@ -113,11 +121,11 @@ impl Offsets {
 
     /// Sends the group to `offset` with its next pull, and counts it as committed already (request 222).
     pub(crate) fn reset(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset) {
-        let progress = self.progress_or_new(group, topic);
-        let mut progress = progress.lock();
+        let shared = self.progress_or_new(group, topic);
+        let mut progress = shared.lock();
         progress.resets.insert(queue, offset);
         progress.committed.insert(queue, offset);
-        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.changed(group, topic, &shared, &mut progress, queue);
     }
 
     /// Gives a pending reset to the pull that asks, once.
@@ -193,9 +201,26 @@ impl Offsets {
         if source.is_empty() {
             return;
         }
-        let target = self.progress_or_new(to, topic);
-        target.lock().committed.extend(source);
+        let shared = self.progress_or_new(to, topic);
+        let mut target = shared.lock();
+        for (queue, offset) in source {
+            target.committed.insert(queue, offset);
+            self.changed(to, topic, &shared, &mut target, queue);
+        }
+    }
+
+    /// A committed offset is another now.
+    fn changed(
+        &self,
+        group: &str,
+        topic: &str,
+        shared: &Arc<Mutex<Progress>>,
+        progress: &mut Progress,
+        queue: QueueId,
+    ) {
         self.changes.fetch_add(1, Ordering::Relaxed);
+        let key = || format!("{topic}{SEPARATOR}{group}");
+        self.journal.mark(key, shared, progress, queue);
     }
 
     fn shard(&self, group: &str) -> &RwLock<HashMap<Arc<str>, Topics>> {

@@ -244,9 +244,15 @@ impl Registration {
         let mut farewells = tokio::task::JoinSet::new();
         for (address, task) in tasks {
             task.abort();
+            // Waits until the task has let go of the broker.
+            let _ = task.await;
+            let knows_us = self.state.progress.lock().servers.get(&address).copied();
+            if !knows_us.is_some_and(|server| server.reachable) {
+                continue;
+            }
             let command = message::farewell(broker);
-            let connection = self.client.connection(&address).await;
-            if let Ok(connection) = connection {
+            let connection = self.client.connection(&address);
+            if let Ok(Ok(connection)) = tokio::time::timeout(FAREWELL_TIMEOUT, connection).await {
                 farewells.spawn(async move { connection.call(command, FAREWELL_TIMEOUT).await });
             }
         }

@@ -665,18 +665,22 @@ pub fn blank_length(bytes: &[u8]) -> Option<u32> {
     (u32_at(bytes, 4)? == MAGIC_BLANK).then(|| u32_at(bytes, 0))?
 }
 
-/// The sum at the end of `properties`, if there is one: ten digits, the least significant first.
+/// The sum at the end of `properties`, if there is one: ten digits, the least significant first. One that was damaged is
+/// a number that no record has.
 fn crc_property(properties: &[u8]) -> Option<u32> {
     let start = properties.len().checked_sub(CRC_PROPERTY_BYTES)?;
-    let property = &properties[start..];
-    let digits = property
+    let value = properties[start..]
         .strip_prefix(properties::CRC32.as_bytes())?
-        .strip_prefix(&[properties::NAME_VALUE_SEPARATOR])?
-        .strip_suffix(&[properties::PROPERTY_SEPARATOR])?;
-    digits.iter().rev().try_fold(0_u32, |value, digit| {
-        let digit = char::from(*digit).to_digit(10)?;
-        value.checked_mul(10)?.checked_add(digit)
-    })
+        .strip_prefix(&[properties::NAME_VALUE_SEPARATOR])?;
+    let sum = value
+        .strip_suffix(&[properties::PROPERTY_SEPARATOR])
+        .and_then(|digits| {
+            digits.iter().rev().try_fold(0_u32, |value, digit| {
+                let digit = char::from(*digit).to_digit(10)?;
+                value.checked_mul(10)?.checked_add(digit)
+            })
+        });
+    Some(sum.unwrap_or(u32::MAX))
 }
 
 fn encode_crc_property(mut crc: u32) -> [u8; CRC_PROPERTY_BYTES] {

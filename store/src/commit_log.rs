@@ -456,7 +456,8 @@ impl CommitLog {
         let _ = segment.reserve(&*self.medium, end + RESERVE_STEP / 2, RESERVE_STEP);
         if left < RESERVE_STEP {
             let bytes = RESERVE_STEP.min(self.log.segment_bytes());
-            self.log.prepare(segment.limit(), bytes, POPULATE_AHEAD);
+            self.log
+                .prepare(segment.limit(), bytes, self.populate_ahead);
         }
         while segment.populate(self.end() + self.populate_ahead, POPULATE_STEP) {}
         // A little before half of it is used up; soon again when the next file could not be made.

@@ -263,6 +263,16 @@ impl Queue {
         self.next.load(Ordering::Relaxed)
     }
 
+    /// The number that an entry would have that leaves no gap; any, when there are none yet.
+    pub(crate) fn next_entry(&self) -> u64 {
+        let state = self.state.lock();
+        if state.log.is_virgin() {
+            u64::MAX
+        } else {
+            state.max
+        }
+    }
+
     /// Numbers go on behind the entries. In recovery only.
     pub(crate) fn reset_next(&self) {
         let max = self.state.lock().max;

@@ -167,7 +167,7 @@ impl EntryFiles {
             Ok(file) => {
                 // A crash may leave a file between being made and getting its length.
                 let len = self.medium.meta(path).map_err(fail("stat"))?.len;
-                if len < self.file_bytes && access == Access::Create {
+                if len < self.file_bytes {
                     self.medium
                         .set_len(&file, self.file_bytes)
                         .map_err(fail("extend"))?;

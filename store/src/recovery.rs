@@ -652,7 +652,13 @@ fn derive_range(
     let mut at = from;
     while at < end && failed.is_none() {
         let mut last_timestamp = 0;
-        let walked = parts.log.walk(at, end, false, |record, _| {
+        // What the scan has not just checked is checked here.
+        let (to, check_sums) = if at < report.scanned_from {
+            (end.min(report.scanned_from), true)
+        } else {
+            (end, false)
+        };
+        let walked = parts.log.walk(at, to, check_sums, |record, _| {
             last_timestamp = record.store_timestamp();
             let result = derive_record(parts, record, only, fill, &mut keys, &mut holes, report);
             if let Err(error) = result {
@@ -714,6 +720,15 @@ fn derive_record(
             belongs(&parts.log, name, number, entry)
         })?;
     }
+    if fill && entry.queue_offset.saturating_sub(queue.next_entry()) > records_max(&parts.log) {
+        // The sums do not cover a record's number unless it carries one over the whole.
+        tracing::warn!(
+            offset = entry.entry.physical_offset,
+            number = entry.queue_offset,
+            "a record has a number that its queue cannot have reached"
+        );
+        return Ok(());
+    }
     match queue.put_again(files, &entry, fill)? {
         Put::Added => {
             report.entries_added += 1;
@@ -729,6 +744,11 @@ fn derive_record(
         parts.dispatcher.tell(record, &entry, true);
     }
     Ok(())
+}
+
+/// How many records the log can have at most: no more entries than that can be missing in a queue.
+fn records_max(log: &CommitLog) -> u64 {
+    (log.end() - log.start()) / agena_protocol::record::OVERHEAD_BYTES as u64
 }
 
 /// The offset behind damage: known from the scan, or found now and remembered.

@@ -43,7 +43,8 @@ pub struct Store {
     threads: Mutex<Vec<JoinHandle<()>>>,
     closed: AtomicBool,
     abort: AbortMark,
-    _lock: LockFile,
+    /// Let go of at the close, so that the next may open while this is still referred to.
+    lock: Mutex<Option<LockFile>>,
 }
 
 /// What the store's threads share.
@@ -123,7 +124,7 @@ impl Store {
             threads: Mutex::new(threads),
             closed: AtomicBool::new(false),
             abort,
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         };
         Ok((Arc::new(store), opened))
     }
@@ -377,6 +378,7 @@ impl Store {
             return Ok(());
         }
         self.stop_threads();
+        let _lock = self.lock.lock().take();
         if let Some(ReadOnlyReason::Failed(cause)) = self.read_only_reason() {
             self.shared.commit.resolve_all();
             return Err(StoreError::ReadOnly { cause });

@@ -160,6 +160,10 @@ fn build(
     let ended_cleanly = matches!(opened, Opened::Clean);
     match opened {
         Opened::Clean => tracing::info!(root = config.store_path_root_dir, "store opened"),
+        Opened::Recovered(report) if !report.unclean && report.damage.is_empty() => {
+            let records = report.records;
+            tracing::info!(root = config.store_path_root_dir, records, "store opened");
+        }
         Opened::Recovered(report) => {
             tracing::warn!(
                 root = config.store_path_root_dir,
@@ -175,7 +179,7 @@ fn build(
     topics.on_change(Box::new(move |topics, _version| changed.changed(topics)));
     let log = Arc::new(StoreLog(store.clone()));
     let delay = Delay::open(delay_settings(&config)?, &config_dir, log, clock.clone())?;
-    let _ = arrivals.delay.set(delay.clone());
+    let _ = arrivals.delay.set(Arc::downgrade(&delay));
     let auto_create = config.auto_create_subscription_group;
     let advertised = config.advertised(port);
     let offsets = Offsets::open(&config_dir, config.consumer_offset_update_version_step)?;

@@ -19,11 +19,12 @@ use agena_protocol::queue::QueueId;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
+use super::journal::Journal;
 use super::{Offsets, Progress, QUEUES_MAX, SHARDS};
 use crate::snapshot_files::{SnapshotError, SnapshotFile};
 
 /// Between topic and group in a key. Neither can contain it.
-const SEPARATOR: char = '@';
+pub(super) const SEPARATOR: char = '@';
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -41,6 +42,7 @@ impl Offsets {
     pub(crate) fn open(config_dir: &Path, version_step: u64) -> Result<Self, SnapshotError> {
         let file = SnapshotFile::new(config_dir, "consumerOffset.json");
         let json: ConsumerOffsetJson = file.load()?.unwrap_or_default();
+        let (journal, changes) = Journal::open(config_dir)?;
         let offsets = Self {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             hasher: RandomState::new(),
@@ -49,8 +51,18 @@ impl Offsets {
             version_step: version_step.max(1),
             version: Mutex::new(json.data_version),
             file,
+            journal,
         };
-        for (key, queues) in json.offset_table {
+        let mut table = json.offset_table;
+        if !changes.is_empty() {
+            // The file is behind; the next save brings it up to date.
+            offsets.changes.fetch_add(1, Ordering::Relaxed);
+        }
+        for change in changes {
+            let queues = table.entry(change.key).or_default();
+            queues.insert(change.queue.wire(), change.offset.wire());
+        }
+        for (key, queues) in table {
             offsets.load(&key, queues);
         }
         Ok(offsets)
@@ -93,7 +105,10 @@ impl Offsets {
             return Ok(());
         }
         self.step_version(changes, now_ms);
-        self.file.save(&fastjson::to_vec_pretty(&self.to_json()))?;
+        self.replace_journal(
+            || self.to_json(),
+            |json| self.file.save(&fastjson::to_vec_pretty(&json)),
+        )?;
         self.saved.store(changes, Ordering::Release);
         Ok(())
     }
@@ -173,6 +188,41 @@ mod tests {
         assert_eq!(again.last_pulled("G", "T", QUEUE), None);
         assert_eq!(again.version.lock().counter, 1);
         assert_eq!(again.version.lock().timestamp, 100);
+    }
+
+    #[test]
+    fn what_was_journaled_is_there_after_a_kill() {
+        let dir = tempfile::tempdir().unwrap();
+        let offsets = Offsets::open(dir.path(), 500).unwrap();
+        offsets.commit("G", "T", QUEUE, offset(7));
+        offsets.save(100).unwrap();
+        offsets.commit("G", "T", QUEUE, offset(9));
+        offsets.commit("G", "U", QUEUE, offset(1));
+        offsets.write_journal().unwrap();
+        offsets.commit("G", "T", QUEUE, offset(8));
+        offsets.write_journal().unwrap();
+        drop(offsets);
+        let again = Offsets::open(dir.path(), 500).unwrap();
+        assert_eq!(
+            again.query("G", "T", QUEUE),
+            Some(offset(8)),
+            "the last commit, although it went back"
+        );
+        assert_eq!(again.query("G", "U", QUEUE), Some(offset(1)));
+        assert!(!again.is_saved());
+        again.save(200).unwrap();
+        let journal = std::fs::read(dir.path().join("consumerOffset.journal")).unwrap();
+        assert!(journal.is_empty(), "the file says it all");
+    }
+
+    #[test]
+    fn committing_the_same_again_is_no_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let offsets = Offsets::open(dir.path(), 500).unwrap();
+        offsets.commit("G", "T", QUEUE, offset(7));
+        offsets.save(100).unwrap();
+        offsets.commit("G", "T", QUEUE, offset(7));
+        assert!(offsets.is_saved());
     }
 
     #[test]
