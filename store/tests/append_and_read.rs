@@ -1,5 +1,6 @@
 //! Append, read, close, open again.
 
+#[path = "support/store.rs"]
 mod support;
 
 use agena_protocol::offset::PhysicalOffset;

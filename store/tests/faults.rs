@@ -8,6 +8,7 @@
 
 #[path = "support/faulty.rs"]
 mod faulty;
+#[path = "support/store.rs"]
 mod support;
 
 use std::collections::BTreeMap;

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests may unwrap")]
 
+#[path = "support/store.rs"]
 mod support;
 
 use std::fs::{self, File};

@@ -1,5 +1,6 @@
 //! A stopped store is verified, dumped and rebuilt; each kind of damage is found and named.
 
+#[path = "support/store.rs"]
 mod support;
 
 use std::ops::ControlFlow;
