@@ -132,7 +132,8 @@ fn walk(root: &Path, progress: &mut dyn FnMut(Progress), each: Each<'_>) -> Resu
                 return Ok(());
             }
         }
-        let is_last = index + 1 == files.len();
+        // The file behind the last one is made ahead; a crash leaves it there, empty.
+        let is_last = files[index + 1..].iter().all(is_unused);
         if walk_file(file, is_last, each)?.is_break() {
             return Ok(());
         }
@@ -144,6 +145,13 @@ fn walk(root: &Path, progress: &mut dyn FnMut(Progress), each: Each<'_>) -> Resu
         total,
     });
     Ok(())
+}
+
+/// Whether nothing was written to a file yet.
+fn is_unused(file: &Numbered) -> bool {
+    let mut head = [1; 8];
+    let read = File::open(&file.path).and_then(|mut file| file.read_exact(&mut head));
+    file.bytes < 8 || (read.is_ok() && head == [0; 8])
 }
 
 /// One file: records until a filler, the end, or something whose length cannot be trusted.
