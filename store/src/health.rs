@@ -93,6 +93,11 @@ impl Health {
         self.disk_full.load(Ordering::Relaxed)
     }
 
+    /// Whether messages are refused for want of space, of whatever kind.
+    pub(crate) fn wants_space(&self) -> bool {
+        self.is_disk_full() || self.over_ratio.load(Ordering::Relaxed)
+    }
+
     /// The ratio was looked at.
     pub(crate) fn set_over_ratio(&self, over: bool) {
         if self.over_ratio.swap(over, Ordering::AcqRel) != over {

@@ -107,7 +107,7 @@ impl Keeper {
                 || self.is_dirty();
             let retention_in =
                 (self.last_retention + shared.config.retention.interval).saturating_sub(now);
-            let sleep = if shared.health.is_disk_full() {
+            let sleep = if shared.health.wants_space() {
                 SPACE_INTERVAL
             } else if waiting {
                 (self.last_write + WRITE_INTERVAL)
@@ -144,7 +144,9 @@ impl Keeper {
         if shared.health.is_disk_full() && shared.log.has_space() {
             shared.health.has_space();
         }
-        if now.saturating_sub(self.last_retention) >= shared.config.retention.interval {
+        if shared.health.wants_space()
+            || now.saturating_sub(self.last_retention) >= shared.config.retention.interval
+        {
             self.last_retention = now;
             retention::run(shared, false)?;
         }
