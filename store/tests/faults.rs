@@ -124,6 +124,11 @@ fn no_acknowledgement_follows_a_failed_sync() {
                 append_some(&store, &mut random, &mut acked, &mut tag);
             }
             assert_eq!(acked.len(), before, "n {n}: acknowledged after the failure");
+            let stats = store.stats();
+            assert!(
+                stats.dispatched <= stats.flushed,
+                "n {n}: seen before it was synced"
+            );
             assert!(matches!(
                 append(&store, &[message("T", 0, b"x", b"")]),
                 Err(StoreError::ReadOnly { .. })
