@@ -511,7 +511,8 @@ impl Consumer {
             }
         }
         self.instance.heartbeat().await;
-        self.rebalance.round(&Arc::clone(self)).await;
+        let topics = self.subscriptions.topics();
+        self.rebalance.settle(&Arc::clone(self), topics).await;
         let this = Arc::clone(self);
         self.tasks
             .spawn(async move { this.rebalance.run(&this.tasks, &this).await });

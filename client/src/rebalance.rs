@@ -14,6 +14,7 @@ use agena_protocol::headers::client::GetConsumerListByGroupRequest;
 use agena_protocol::queue::MessageQueue;
 use agena_protocol::request_code::RequestCode;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::allocate::Allocate;
 use crate::error::ClientError;
@@ -51,10 +52,10 @@ pub(crate) struct Rebalance {
 /// A round in case news was lost.
 const ROUND_INTERVAL: Duration = Duration::from_secs(20);
 
-/// After a round that was not settled: at first soon, since a topic that was just created or a member that just joined
-/// shows within moments.
+/// Topics that could not be settled are tried again: at first soon, since a topic that was just created or a member that
+/// just joined shows within moments. Not much later either, since nobody tells when another member's lock ends.
 const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(1);
 
 impl Rebalance {
     pub(crate) fn new(
@@ -82,12 +83,18 @@ impl Rebalance {
         self.strategy.name()
     }
 
-    /// Rounds until the owner stops.
+    /// Settles all topics in rounds, and those that could not be settled in between, until the owner stops.
     pub(crate) async fn run(&self, tasks: &Tasks, owner: &impl QueueOwner) {
         let mut retry = RETRY_MIN;
+        let mut unsettled = Vec::new();
+        let mut next_round = Instant::now();
         loop {
-            let settled = self.round(owner).await;
-            let wait = if settled {
+            if unsettled.is_empty() || Instant::now() >= next_round {
+                next_round = Instant::now() + ROUND_INTERVAL;
+                unsettled = owner.topics();
+            }
+            unsettled = self.settle(owner, unsettled).await;
+            let wait = if unsettled.is_empty() {
                 retry = RETRY_MIN;
                 ROUND_INTERVAL
             } else {
@@ -97,26 +104,32 @@ impl Rebalance {
             };
             tokio::select! {
                 () = tasks.stopping() => return,
-                () = self.due.notified() => retry = RETRY_MIN,
+                () = self.due.notified() => {
+                    retry = RETRY_MIN;
+                    unsettled.clear();
+                }
                 () = tokio::time::sleep(wait) => {}
             }
         }
     }
 
-    /// Settles every topic once. False if some topic has to be tried again.
-    pub(crate) async fn round(&self, owner: &impl QueueOwner) -> bool {
-        let mut settled = true;
-        for topic in owner.topics() {
-            match self.share(&topic).await {
-                Ok(Some(share)) => settled &= owner.settle(&topic, share).await,
-                Ok(None) => settled = false,
+    /// Settles topics once. Gives those back that have to be tried again.
+    pub(crate) async fn settle(&self, owner: &impl QueueOwner, topics: Vec<String>) -> Vec<String> {
+        let mut unsettled = Vec::new();
+        for topic in topics {
+            let settled = match self.share(&topic).await {
+                Ok(Some(share)) => owner.settle(&topic, share).await,
+                Ok(None) => false,
                 Err(error) => {
                     tracing::debug!(group = %self.group, topic, %error, "queues not shared out, what is owned stays");
-                    settled = false;
+                    false
                 }
+            };
+            if !settled {
+                unsettled.push(topic);
             }
         }
-        settled
+        unsettled
     }
 
     /// Our part of a topic; `None` while the brokers do not count us as a member.
