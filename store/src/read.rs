@@ -367,11 +367,13 @@ impl Reading<'_> {
         resident: bool,
     ) -> Option<Bytes> {
         let at = entry.physical_offset;
-        let is_same = self
-            .segment
-            .as_ref()
-            .is_some_and(|(segment, _)| (segment.base()..segment.limit()).contains(&at));
-        if !is_same {
+        let size = u64::from(entry.size);
+        // What was shared before may end in front of a record that was appended since: that one is not missing, the share
+        // is old. To pass over it would lose it for this reader.
+        let is_shared = self.segment.as_ref().is_some_and(|(segment, bytes)| {
+            at >= segment.base() && at + size <= segment.base() + bytes.len() as u64
+        });
+        if !is_shared {
             let segment = self.shared.log.segments().find(at)?;
             let bytes = segment.share();
             self.segment = Some((segment, bytes));
@@ -381,7 +383,7 @@ impl Reading<'_> {
             segment.will_need(at, READ_AHEAD_BYTES);
         }
         let from = usize::try_from(at - segment.base()).ok()?;
-        let end = from.checked_add(usize::try_from(entry.size).ok()?)?;
+        let end = from.checked_add(usize::try_from(size).ok()?)?;
         if end > bytes.len() {
             return None;
         }

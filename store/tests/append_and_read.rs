@@ -6,7 +6,9 @@ mod support;
 use agena_protocol::offset::PhysicalOffset;
 use agena_protocol::queue::QueueId;
 use agena_protocol::record::RecordView;
-use agena_store::{Boundary, MessageIllegal, Opened, ReadStatus, StoreError};
+use agena_store::{
+    Boundary, Filter, MessageIllegal, Opened, ReadRequest, ReadStatus, Residency, StoreError,
+};
 use support::{
     all, append, clock, durable, message, open, properties, put, read, small, small_sync,
 };
@@ -126,6 +128,52 @@ fn statuses_and_corrections_at_the_bounds() {
     check(40, ReadStatus::Found, 50);
     check(50, ReadStatus::OffsetOverflowOne, 50);
     check(51, ReadStatus::OffsetOverflowBadly, 50);
+}
+
+/// Appends while a read goes on, as producers do: at each entry that the read looks at, until there are enough.
+struct AppendsMeanwhile<'a> {
+    store: &'a agena_store::Store,
+    left: std::cell::Cell<u32>,
+}
+
+impl Filter for AppendsMeanwhile<'_> {
+    fn by_tags_code(&self, _: i64) -> bool {
+        if self.left.get() > 0 {
+            self.left.set(self.left.get() - 1);
+            put(self.store, "T", 0, b"appended meanwhile");
+        }
+        true
+    }
+}
+
+#[test]
+fn what_is_appended_during_a_read_is_given_or_left_for_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(small(dir.path()));
+    put(&store, "T", 0, b"first");
+    put(&store, "T", 0, b"second");
+    let request = ReadRequest {
+        topic: "T",
+        queue_id: QueueId::new(0),
+        offset: 0,
+        messages_max: 32,
+        bytes_max: None,
+        residency: Residency::Anywhere,
+    };
+    let filter = AppendsMeanwhile {
+        store: &store,
+        left: std::cell::Cell::new(10),
+    };
+    let outcome = store.read(&request, &filter);
+    assert_eq!(outcome.status, ReadStatus::Found);
+    let given = u64::try_from(outcome.records.len()).unwrap();
+    assert_eq!(
+        outcome.next_offset.number(),
+        given,
+        "nothing is passed over"
+    );
+    assert!(given >= 2);
+    assert_eq!(all(&store, "T", 0).len(), 12);
 }
 
 #[test]
