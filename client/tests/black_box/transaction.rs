@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use agena_client::{
-    Message, Producer, ReceivedMessage, Resolution, TransactionListener, TransactionProducer,
-};
+use agena_client::{Message, Producer, ReceivedMessage, Resolution, TransactionListener};
 
 use crate::consume::{builder, collect};
 use crate::support::{config, create_topic, unique};
@@ -37,12 +35,6 @@ impl TransactionListener for AsTold {
     }
 }
 
-/// A broker without transactions says so by its code for requests it does not support; there is nothing to test then.
-async fn are_supported(producer: &TransactionProducer, topic: &str) -> bool {
-    let probe = producer.send(Message::new(topic, "rollback")).await;
-    probe.map_err(|error| error.broker_code()).err() != Some(Some(3))
-}
-
 #[tokio::test]
 async fn only_what_is_committed_is_seen() {
     let topic = unique("T");
@@ -54,9 +46,6 @@ async fn only_what_is_committed_is_seen() {
         .start_transactional(listener)
         .await
         .unwrap();
-    if !are_supported(&producer, &topic).await {
-        return;
-    }
     let (consumer, inbox) = collect(builder(&unique("CG"), &topic)).await;
     for (body, resolution) in [
         ("rollback", Resolution::Rollback),
@@ -90,9 +79,6 @@ async fn what_is_unknown_is_asked_about() {
         .start_transactional(listener.clone())
         .await
         .unwrap();
-    if !are_supported(&producer, &topic).await {
-        return;
-    }
     let (consumer, inbox) = collect(builder(&unique("CG"), &topic)).await;
     for body in ["unknown", "panic", "rollback later"] {
         let sent = producer.send(Message::new(&topic, body)).await.unwrap();
