@@ -85,6 +85,8 @@ pub(crate) struct ConnectionTask {
     /// What the socket did not take yet.
     writing: VecDeque<Bytes>,
     draining: bool,
+    /// The peer takes nothing any more. What it sent before it went is still read: one-way requests count.
+    is_deaf: bool,
     closing: Option<String>,
     idle_timeout: Duration,
     last_traffic: Instant,
@@ -131,6 +133,7 @@ impl ConnectionTask {
             partial_held: 0,
             writing: VecDeque::new(),
             draining: false,
+            is_deaf: false,
             closing: None,
             idle_timeout,
             last_traffic: now,
@@ -164,7 +167,7 @@ impl ConnectionTask {
         if self.connection.outbox.has_news() {
             self.take_news();
         }
-        let blocked = self.poll_write(cx)?.is_pending();
+        let blocked = self.poll_write(cx).is_pending();
         self.check_closing(blocked)?;
         if self.may_read(cx) && self.poll_read(cx)?.is_ready() {
             return Ok(Step::Again);
@@ -241,7 +244,10 @@ impl ConnectionTask {
     }
 
     /// Pending when the socket takes no more; ready when nothing is left.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Ended> {
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_deaf {
+            self.drop_unwritten();
+        }
         while !self.writing.is_empty() {
             let slices: SmallVec<[IoSlice<'_>; WRITE_PIECES]> = self
                 .writing
@@ -250,15 +256,28 @@ impl ConnectionTask {
                 .map(|bytes| IoSlice::new(bytes))
                 .collect();
             let written = match poll_write_slices(&mut self.stream, cx, &slices) {
-                Poll::Pending => return Ok(Poll::Pending),
-                Poll::Ready(written) => written?,
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(written)) => written,
+                Poll::Ready(Err(_)) => {
+                    drop(slices);
+                    self.is_deaf = true;
+                    self.drop_unwritten();
+                    break;
+                }
             };
             drop(slices);
             self.wrote(written);
             self.connection.share.sub(written);
             drop_front(&mut self.writing, written);
         }
-        Ok(Poll::Ready(()))
+        Poll::Ready(())
+    }
+
+    /// A write failed, so the peer closed its end or reset the connection. The read that comes to its end then ends the task; before
+    /// that it brings what the peer still sent, such as the offsets that a consumer commits as it stops.
+    fn drop_unwritten(&mut self) {
+        let bytes: usize = self.writing.drain(..).map(|piece| piece.len()).sum();
+        self.connection.share.sub(bytes);
     }
 
     fn wrote(&mut self, bytes: usize) {
@@ -378,7 +397,7 @@ impl ConnectionTask {
             }
         };
         self.serve(batch, replies);
-        self.answer(replies, cx)?;
+        self.answer(replies, cx);
         end
     }
 
@@ -416,9 +435,12 @@ impl ConnectionTask {
     }
 
     /// Writes the answers of a batch at once, without queueing them; only what the socket does not take is queued.
-    fn answer(&mut self, replies: &mut Replies, cx: &mut Context<'_>) -> Result<(), Ended> {
+    fn answer(&mut self, replies: &mut Replies, cx: &mut Context<'_>) {
+        if self.is_deaf {
+            replies.clear();
+        }
         if replies.is_empty() {
-            return Ok(());
+            return;
         }
         let mut written = 0;
         while self.writing.is_empty() {
@@ -428,10 +450,11 @@ impl ConnectionTask {
             }
             match poll_write_slices(&mut self.stream, cx, &slices) {
                 Poll::Ready(Ok(count)) => written += count,
-                Poll::Ready(Err(error)) => {
+                Poll::Ready(Err(_)) => {
                     drop(slices);
+                    self.is_deaf = true;
                     replies.clear();
-                    return Err(error.into());
+                    return;
                 }
                 Poll::Pending => break,
             }
@@ -439,7 +462,6 @@ impl ConnectionTask {
         self.wrote(written);
         let queued = replies.queue_rest(written, &mut self.writing);
         self.connection.share.add(queued);
-        Ok(())
     }
 
     /// Bytes in front of the first frame, `None` while that cannot be said.

@@ -28,9 +28,12 @@ use bytes::Bytes;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Echoes a body at once (12), later from another thread (11), never (38); asks its peer back (34).
+/// Echoes a body at once (12), later from another thread (11), never (38); asks its peer back (34); counts (15); echoes at once
+/// when a test says so (29).
 #[derive(Default)]
 struct Echo {
+    counted: AtomicUsize,
+    gate: std::sync::Mutex<()>,
     opened: AtomicUsize,
     closed: AtomicUsize,
     batches: AtomicUsize,
@@ -48,6 +51,13 @@ impl Service for Echo {
             let body = Bytes::copy_from_slice(frame.body);
             match RequestCode::from_number(frame.code) {
                 Some(RequestCode::QueryMessage) => {
+                    replies.push_with_body(frame, ResponseCode::Success, None, &NoHeader, [body]);
+                }
+                Some(RequestCode::UpdateConsumerOffset) => {
+                    self.counted.fetch_add(1, Ordering::SeqCst);
+                }
+                Some(RequestCode::SearchOffsetByTimestamp) => {
+                    drop(self.gate.lock().unwrap());
                     replies.push_with_body(frame, ResponseCode::Success, None, &NoHeader, [body]);
                 }
                 Some(RequestCode::PullMessage) => {
@@ -322,6 +332,36 @@ fn a_one_way_request_is_not_answered() {
     }
     stream.write_all(&echo_request(2, b"loud")).unwrap();
     assert_eq!(read_frame(&mut stream).unwrap().opaque, 2);
+}
+
+/// A consumer that stops commits its offsets one-way and closes, with answers unread: the reset that this becomes must not take
+/// the commits along.
+#[test]
+fn what_a_peer_sent_before_it_closed_is_read_although_answers_reach_it_no_more() {
+    let running = Running::start();
+    let mut stream = running.connect();
+    stream.write_all(&echo_request(1, b"unread")).unwrap();
+    wait_for("an answer that nobody reads", || {
+        stream.peek(&mut [0]).unwrap() > 0
+    });
+    let held = running.echo.gate.lock().unwrap();
+    let asked = request(RequestCode::SearchOffsetByTimestamp, 2, b"never arrives");
+    stream.write_all(&asked.encode()).unwrap();
+    wait_for("the batch that waits", || {
+        running.echo.batches.load(Ordering::SeqCst) == 2
+    });
+    let commit = request(RequestCode::UpdateConsumerOffset, 3, b"").one_way();
+    // In one piece: of many small ones, those that wait for the window would go down with the client's end.
+    stream.write_all(&commit.encode().repeat(20)).unwrap();
+    drop(stream);
+    drop(held);
+    wait_for("every commit", || {
+        running.echo.counted.load(Ordering::SeqCst) == 20
+    });
+    wait_for("the end", || {
+        running.echo.closed.load(Ordering::SeqCst) == 1
+    });
+    running.is_well();
 }
 
 #[test]
