@@ -1,7 +1,7 @@
 //! `broker.conf` under RocketMQ's own keys: one typed struct, each field with its key, default and effect.
 //!
 //! Guarantees: a value that does not parse is refused with file, line, key and value; an unknown key is named once and
-//! ignored; every key that the original lists is listed, also those that mean nothing here ([`unused_keys`]).
+//! ignored; every key that the original lists is listed, also those that mean nothing here (`unused_keys`).
 //! The struct is immutable and swapped as a whole by [`ConfigCell`], so that a reader sees one state. Apache:
 //! `BrokerConfig`, `MessageStoreConfig`, `NettyServerConfig`, `Configuration`.
 
