@@ -12,6 +12,7 @@ use agena_protocol::offset::{PhysicalOffset, QueueOffset};
 use agena_protocol::properties::{self, Properties};
 use agena_protocol::queue::QueueId;
 use agena_protocol::record::RecordView;
+use agena_protocol::sys_flag::INNER_BATCH;
 use agena_protocol::tags::tags_code;
 use agena_protocol::topic;
 use parking_lot::Mutex;
@@ -282,7 +283,8 @@ impl<'a> Wanted<'a> {
             messages: 1,
             ..Self::default()
         };
-        let mut in_batch = false;
+        // Only the broker that makes an inner batch sets the flag; a client may name the properties in any message.
+        let in_batch = record.sys_flag() & INNER_BATCH != 0;
         let mut messages = None;
         let text = |value: &'a [u8]| std::str::from_utf8(value).ok();
         for (name, value) in record.properties().pairs() {
@@ -297,8 +299,6 @@ impl<'a> Wanted<'a> {
                 wanted.delay = text(value).and_then(|level| level.parse().ok());
             } else if name == properties::INNER_NUM.as_bytes() {
                 messages = text(value).and_then(|count| count.parse::<i16>().ok());
-            } else if name == properties::INNER_BASE.as_bytes() {
-                in_batch = true;
             }
         }
         if in_batch && let Some(count) = messages {

@@ -3,6 +3,8 @@
 #[path = "support/store.rs"]
 mod support;
 
+use std::sync::Arc;
+
 use agena_protocol::offset::PhysicalOffset;
 use agena_protocol::queue::QueueId;
 use agena_protocol::record::RecordView;
@@ -243,4 +245,23 @@ fn one_directory_has_one_holder() {
     let second = agena_store::Store::open(small(dir.path()), clock(), std::sync::Arc::new(()));
     assert!(matches!(second, Err(StoreError::Held { .. })));
     store.close().unwrap();
+}
+
+#[test]
+fn a_client_s_batch_properties_do_not_move_the_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = small(dir.path());
+    config.is_batch_topic = Arc::new(|_| true);
+    let (store, _) = open(config);
+    let pretended = properties(&[("INNER_NUM", "5"), ("INNER_BASE", "0")]);
+    for number in 0..3 {
+        let appended = append(&store, &[message("T", 0, b"x", &pretended)]).unwrap();
+        assert_eq!(appended.placed[0].queue_offset.number(), number);
+        assert_eq!(
+            store.max_offset("T", QueueId::new(0)).number(),
+            number + 1,
+            "the queue's end is behind the message"
+        );
+    }
+    assert_eq!(all(&store, "T", 0).len(), 3);
 }
