@@ -319,7 +319,10 @@ fn too_large(config: &BrokerConfig, illegal: &MessageIllegal) -> Refused {
 /// A message that could not be stored now.
 pub(crate) fn not_stored(error: &StoreError) -> Refused {
     match error {
-        StoreError::DiskFull { .. } | StoreError::ReadOnly { .. } | StoreError::Closed => {
+        StoreError::DiskFull { .. }
+        | StoreError::DiskRatio { .. }
+        | StoreError::ReadOnly { .. }
+        | StoreError::Closed => {
             Refused::new(
                 ResponseCode::ServiceNotAvailable,
                 format!(

@@ -187,6 +187,11 @@ impl Queue {
         self.loaded.load(Ordering::Acquire)
     }
 
+    /// Whether there are files that may go before the queue does.
+    pub(crate) fn is_long(&self) -> bool {
+        self.state.lock().log.is_long()
+    }
+
     /// The queue's lock.
     pub(crate) fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock()
@@ -495,6 +500,41 @@ impl QueueState {
         };
         self.min_for = log_start;
         Ok(self.min)
+    }
+
+    /// The first message whose record does not lie below `physical` in the log; the queue's end when there is none.
+    pub(crate) fn first_at(
+        &self,
+        files: &EntryFiles,
+        name: &QueueName,
+        kind: Kind,
+        physical: u64,
+    ) -> Result<u64, StoreError> {
+        if self.physical_end <= physical {
+            return Ok(self.max);
+        }
+        let range = (self.log.start(), self.log.end());
+        let number = self.first_where(files, name, kind, range, |entry| {
+            entry.physical_offset >= physical
+        })?;
+        match kind {
+            Kind::Simple => Ok(number),
+            Kind::Batch if number >= range.1 => Ok(self.max),
+            Kind::Batch => Ok(self.entry(files, name, kind, number)?.1),
+        }
+    }
+
+    /// Whether the first file still has a record at or behind `log_start`, told by its last entry.
+    pub(crate) fn needs_first_file(
+        &self,
+        files: &EntryFiles,
+        name: &QueueName,
+        kind: Kind,
+        log_start: u64,
+    ) -> Result<bool, StoreError> {
+        let last = (self.log.files().0 + 1) * files.file_entries() - 1;
+        let entry = self.entry(files, name, kind, last)?.0;
+        Ok(entry.is_some_and(|entry| !entry.is_filler() && entry.physical_offset >= log_start))
     }
 
     fn skip_fillers(

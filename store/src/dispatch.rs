@@ -22,6 +22,7 @@ use crate::consume_queue::{Entry, NewEntry};
 use crate::index::{Index, KEY_NAMES, keys_of};
 use crate::index_file::Key;
 use crate::queue_table::{Queue, QueueTable};
+use crate::retention::Going;
 
 /// Queues that dispatch remembers from record to record.
 const KNOWN_QUEUES: usize = 16;
@@ -33,6 +34,10 @@ pub trait Observer: Send + Sync + 'static {
 
     /// The end of a run of records: time to wake who waits, once.
     fn dispatched_all(&self) {}
+
+    /// A log file goes, and with it the messages that nobody has read. Called in front of the removal, by the thread that
+    /// looks after the store: it may read from the store, and should not take long.
+    fn going(&self, _going: &Going) {}
 }
 
 /// An observer that keeps nothing.
@@ -152,6 +157,11 @@ impl Dispatcher {
             turn: Mutex::default(),
             position: AtomicU64::new(0),
         }
+    }
+
+    /// Who hears of what happens.
+    pub(crate) fn observer(&self) -> &dyn Observer {
+        &*self.observer
     }
 
     /// Everything below is dispatched.

@@ -263,6 +263,11 @@ impl EntryLog {
         self.files
     }
 
+    /// Whether there is a file in front of the last one, which alone can go.
+    pub(crate) fn is_long(&self) -> bool {
+        self.files.0 + 1 < self.files.1
+    }
+
     /// Whether there are no entries and never were.
     pub(crate) fn is_virgin(&self) -> bool {
         self.files.0 == self.files.1 && self.tail.is_empty() && self.start == self.written
@@ -474,10 +479,11 @@ impl EntryLog {
         let mut removed = 0;
         while self.files.0 + 1 < self.files.1 && (self.files.0 + 1) * files.file_entries() <= min {
             let path = files.path(name, self.files.0);
-            files
-                .medium
-                .remove_file(&path)
-                .map_err(|error| StoreError::io("remove", &path, error))?;
+            match files.medium.remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(StoreError::io("remove", &path, error)),
+            }
             self.files.0 += 1;
             removed += 1;
         }

@@ -22,6 +22,14 @@ pub enum StoreError {
         /// The file that could not grow.
         path: PathBuf,
     },
+    /// The file system is fuller than the configuration allows; the store goes on by itself when it no longer is.
+    #[error("{path} lies on a file system that is fuller than {limit_percent} %")]
+    DiskRatio {
+        /// The directory of the log.
+        path: PathBuf,
+        /// `diskSpaceWarningLevelRatio`.
+        limit_percent: u8,
+    },
     /// The store takes no more messages until an operator reopens it.
     #[error("the store is read-only: {cause}")]
     ReadOnly {

@@ -211,10 +211,12 @@ impl Index {
         let mut files = self.files.lock();
         let mut removed = 0;
         while files.len() > 1 && files[0].end_offset() < log_start {
-            let file = files.remove(0);
-            self.medium
-                .remove_file(file.path())
-                .map_err(|error| StoreError::io("remove", file.path(), error))?;
+            match self.medium.remove_file(files[0].path()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(StoreError::io("remove", files[0].path(), error)),
+            }
+            files.remove(0);
             removed += 1;
         }
         Ok(removed)

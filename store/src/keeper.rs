@@ -41,11 +41,17 @@ struct AlarmState {
     at_once: bool,
 }
 
+/// Files of queues with entries that are written and not synced. Shared, since a mark may also be made by a clean stop or
+/// by an operator's order: whoever makes one has to know of every file.
+#[derive(Debug)]
+pub(crate) struct Unsynced {
+    files: Vec<Touched>,
+    /// Too many to be listed, or not known.
+    all: bool,
+}
+
 /// What the keeper remembers between rounds.
 pub(crate) struct Keeper {
-    /// Files with entries that are not synced. Empty and `all_dirty` when there are too many.
-    dirty: Vec<Touched>,
-    all_dirty: bool,
     last_write: Duration,
     last_mark: Duration,
     last_retention: Duration,
@@ -90,8 +96,6 @@ impl Alarm {
 impl Keeper {
     pub(crate) fn new(now: Duration) -> Self {
         Self {
-            dirty: Vec::new(),
-            all_dirty: false,
             last_write: now,
             last_mark: now,
             last_retention: now,
@@ -104,9 +108,9 @@ impl Keeper {
             let now = shared.clock.monotonic();
             let waiting = shared.alarm.rung.load(Ordering::Acquire)
                 || shared.queues.unwritten_queues() > 0
-                || self.is_dirty();
-            let retention_in =
-                (self.last_retention + shared.config.retention.interval).saturating_sub(now);
+                || !shared.unsynced.lock().is_empty();
+            let interval = shared.retention.read().interval;
+            let retention_in = (self.last_retention + interval).saturating_sub(now);
             let sleep = if shared.health.wants_space() {
                 SPACE_INTERVAL
             } else if waiting {
@@ -135,20 +139,22 @@ impl Keeper {
         }
     }
 
-    fn is_dirty(&self) -> bool {
-        self.all_dirty || !self.dirty.is_empty()
-    }
-
     fn round(&mut self, shared: &Shared) -> Result<(), StoreError> {
         let now = shared.clock.monotonic();
         if shared.health.is_disk_full() && shared.log.has_space() {
             shared.health.has_space();
         }
         if shared.health.wants_space()
-            || now.saturating_sub(self.last_retention) >= shared.config.retention.interval
+            || now.saturating_sub(self.last_retention) >= shared.retention.read().interval
         {
             self.last_retention = now;
-            retention::run(shared, false)?;
+            if let Err(error) = retention::run(shared, false) {
+                if shared.health.has_failed() {
+                    return Err(error);
+                }
+                // A file that cannot be removed is no reason to take no more messages.
+                tracing::warn!(%error, "old log files are still there; trying again");
+            }
         }
         let too_much = shared.queues.unwritten_bytes() > shared.config.buffered_entries_bytes_max;
         if too_much || now.saturating_sub(self.last_write) >= WRITE_INTERVAL {
@@ -161,68 +167,46 @@ impl Keeper {
             };
             if too_much || now.saturating_sub(self.last_mark) >= mark_interval {
                 self.last_mark = now;
-                self.mark(shared)?;
+                mark(shared)?;
             } else {
-                self.write(shared, false)?;
+                write(shared, &mut shared.unsynced.lock(), false)?;
             }
         }
         Ok(())
     }
+}
 
-    /// Writes queue entries, of records that are on the device.
-    fn write(&mut self, shared: &Shared, all: bool) -> Result<(), StoreError> {
-        let mut touched = Vec::new();
-        let result = shared
-            .queues
-            .write(shared.commit.durable(), all, &mut touched);
-        if self.dirty.len() + touched.len() > SYNCED_SINGLY_MAX {
-            self.all_dirty = true;
-            self.dirty.clear();
-        } else if !self.all_dirty {
-            self.dirty.append(&mut touched);
+impl Unsynced {
+    /// Nothing, or, behind a recovery that wrote here and there, everything.
+    pub(crate) fn new(all: bool) -> Self {
+        Self {
+            files: Vec::new(),
+            all,
         }
-        result
     }
 
-    /// Writes everything, syncs it, and writes the checkpoint.
-    pub(crate) fn mark(&mut self, shared: &Shared) -> Result<(), StoreError> {
-        // All that is derived from records below this is in the queues' memory or on disk already.
-        let offset = shared.dispatcher.position().min(shared.commit.durable());
-        self.write(shared, true)?;
-        if let Some(index) = &shared.index {
-            index.sync()?;
-        }
-        self.sync_queues(shared)?;
-        let mut checkpoint = shared.checkpoint.lock();
-        let mark = Mark {
-            offset,
-            queues: shared.queues.count_on_disk(),
-            index_files: shared
-                .index
-                .as_ref()
-                .map_or(0, |index| index.file_count() as u64),
-        };
-        if checkpoint.mark == Some(mark) {
-            return Ok(());
-        }
-        let time = shared.last_time_below(offset);
-        checkpoint.physic_ms = checkpoint.physic_ms.max(time);
-        checkpoint.logics_ms = checkpoint.logics_ms.max(time);
-        checkpoint.index_ms = checkpoint.index_ms.max(time);
-        checkpoint.confirmed = i64::try_from(shared.log.last_record().unwrap_or(0)).unwrap_or(0);
-        checkpoint.mark = Some(mark);
-        checkpoint.write(&shared.config.medium, &shared.config.root)
+    fn is_empty(&self) -> bool {
+        !self.all && self.files.is_empty()
     }
 
-    fn sync_queues(&mut self, shared: &Shared) -> Result<(), StoreError> {
+    fn add(&mut self, touched: &mut Vec<Touched>) {
+        if self.files.len() + touched.len() > SYNCED_SINGLY_MAX {
+            self.all = true;
+            self.files.clear();
+        } else if !self.all {
+            self.files.append(touched);
+        }
+    }
+
+    fn sync(&mut self, shared: &Shared) -> Result<(), StoreError> {
         let medium = &shared.config.medium;
-        if self.all_dirty {
+        if self.all {
             medium
                 .sync_all(&shared.config.root)
                 .map_err(|error| StoreError::io("sync", &shared.config.root, error))?;
         }
         let mut dirs = Vec::new();
-        for touched in &self.dirty {
+        for touched in &self.files {
             medium
                 .sync_data(&touched.file)
                 .map_err(|error| StoreError::io("sync", &touched.file.path, error))?;
@@ -238,8 +222,49 @@ impl Keeper {
                 .sync_dir(dir)
                 .map_err(|error| StoreError::io("sync", dir, error))?;
         }
-        self.dirty.clear();
-        self.all_dirty = false;
+        self.files.clear();
+        self.all = false;
         Ok(())
     }
+}
+
+/// Writes queue entries, of records that are on the device.
+fn write(shared: &Shared, unsynced: &mut Unsynced, all: bool) -> Result<(), StoreError> {
+    let mut touched = Vec::new();
+    let durable = shared.commit.durable();
+    let result = shared.queues.write(durable, all, &mut touched);
+    unsynced.add(&mut touched);
+    result
+}
+
+/// Writes everything, syncs it, and writes the checkpoint.
+pub(crate) fn mark(shared: &Shared) -> Result<(), StoreError> {
+    // One at a time: a mark counts on the syncs of those before it.
+    let mut unsynced = shared.unsynced.lock();
+    // All that is derived from records below this is in the queues' memory or on disk already.
+    let offset = shared.dispatcher.position().min(shared.commit.durable());
+    write(shared, &mut unsynced, true)?;
+    if let Some(index) = &shared.index {
+        index.sync()?;
+    }
+    unsynced.sync(shared)?;
+    let mut checkpoint = shared.checkpoint.lock();
+    let mark = Mark {
+        offset,
+        queues: shared.queues.count_on_disk(),
+        index_files: shared
+            .index
+            .as_ref()
+            .map_or(0, |index| index.file_count() as u64),
+    };
+    if checkpoint.mark == Some(mark) {
+        return Ok(());
+    }
+    let time = shared.last_time_below(offset);
+    checkpoint.physic_ms = checkpoint.physic_ms.max(time);
+    checkpoint.logics_ms = checkpoint.logics_ms.max(time);
+    checkpoint.index_ms = checkpoint.index_ms.max(time);
+    checkpoint.confirmed = i64::try_from(shared.log.last_record().unwrap_or(0)).unwrap_or(0);
+    checkpoint.mark = Some(mark);
+    checkpoint.write(&shared.config.medium, &shared.config.root)
 }

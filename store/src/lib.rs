@@ -55,6 +55,6 @@ pub use read::{
     Residency,
 };
 pub use recovery::{Damage, Opened, RecoveryReport};
-pub use retention::{Expiry, Removed};
+pub use retention::{Expiry, Going, NextFile, Outlook, Removed};
 pub use stats::{LatencyHistogram, StoreStats};
 pub use store::Store;

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use agena_protocol::queue::QueueId;
@@ -31,6 +31,8 @@ pub(crate) struct QueueTable {
     unwritten: Mutex<Vec<Arc<Queue>>>,
     /// Bytes of such entries, of all queues; an estimate that the writing thread corrects.
     unwritten_bytes: AtomicUsize,
+    /// Queues of more than one file: what retention looks at, so that it need not go over all.
+    long: Mutex<Vec<Weak<Queue>>>,
     medium: Arc<dyn Medium>,
     is_batch_topic: IsBatchTopic,
 }
@@ -72,6 +74,7 @@ impl QueueTable {
             topics: RwLock::default(),
             unwritten: Mutex::default(),
             unwritten_bytes: AtomicUsize::new(0),
+            long: Mutex::default(),
             medium: Arc::clone(&config.medium),
             is_batch_topic: Arc::clone(&config.is_batch_topic),
         }
@@ -120,6 +123,9 @@ impl QueueTable {
     /// Takes a queue in.
     pub(crate) fn insert(&self, queue: Queue) -> Arc<Queue> {
         let queue = Arc::new(queue);
+        if queue.is_long() {
+            self.put_long(std::slice::from_ref(&queue));
+        }
         self.topics
             .write()
             .entry(Arc::clone(&queue.name.topic))
@@ -165,6 +171,20 @@ impl QueueTable {
             .collect();
         all.sort_by(|a, b| (&a.name.topic, a.name.id).cmp(&(&b.name.topic, b.name.id)));
         all
+    }
+
+    /// Takes the list of queues that have more than one file, each once; the caller puts back those that still have.
+    pub(crate) fn take_long(&self) -> Vec<Arc<Queue>> {
+        let listed = std::mem::take(&mut *self.long.lock());
+        let mut queues: Vec<_> = listed.iter().filter_map(Weak::upgrade).collect();
+        queues.sort_unstable_by_key(|queue| Arc::as_ptr(queue).addr());
+        queues.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        queues
+    }
+
+    /// Lists queues that have more than one file.
+    pub(crate) fn put_long(&self, queues: &[Arc<Queue>]) {
+        self.long.lock().extend(queues.iter().map(Arc::downgrade));
     }
 
     /// Takes a topic's queues out.
@@ -240,12 +260,18 @@ impl QueueTable {
         for queue in queues.drain(..) {
             // Cleared first: what is put meanwhile lists the queue again, at worst once too often.
             queue.listed.store(false, Ordering::Release);
-            let waiting = queue.lock().log.unwritten_bytes();
+            let (waiting, was_long) = {
+                let state = queue.lock();
+                (state.log.unwritten_bytes(), state.log.is_long())
+            };
             let mut rest = waiting;
             if result.is_ok() && (all || waiting >= WRITE_AT_BYTES) {
                 match queue.write(self.files(queue.kind), durable, touched) {
                     Ok(unwritten) => rest = unwritten,
                     Err(error) => result = Err(error),
+                }
+                if !was_long && queue.is_long() {
+                    self.put_long(std::slice::from_ref(&queue));
                 }
             }
             left_bytes += rest;

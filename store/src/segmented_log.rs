@@ -4,7 +4,7 @@
 //! after damage, in the middle; offsets in a gap have no segment.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -35,6 +35,8 @@ pub(crate) struct SegmentedLog {
     segments: RwLock<Vec<Arc<Segment>>>,
     /// The segment behind the last, made ahead of its use and not yet part of the log.
     next: Mutex<Next>,
+    /// Segments whose files are removed: what is left of them, readers hold.
+    gone: Mutex<Vec<Weak<Segment>>>,
 }
 
 /// Held while a segment is made, so that appender and preparer never make the same one.
@@ -83,6 +85,7 @@ impl SegmentedLog {
                     .collect(),
             ),
             next: Mutex::default(),
+            gone: Mutex::default(),
         };
         Ok((log, writers))
     }
@@ -194,17 +197,45 @@ impl SegmentedLog {
         self.remove_file(writer.segment())
     }
 
-    /// Takes the first segment out of the log and removes its file; slices of it stay valid. The last one stays.
-    pub(crate) fn drop_first(&self) -> Result<Option<Arc<Segment>>, StoreError> {
-        let segment = {
-            let mut segments = self.segments.write();
-            if segments.len() < 2 {
-                return Ok(None);
-            }
-            segments.remove(0)
+    /// Removes the file of `segment` and takes it out of the log, if it is the first and not the last; slices of it stay
+    /// valid. The file goes first: when that fails, all is as it was.
+    pub(crate) fn drop_first(&self, segment: &Arc<Segment>) -> Result<bool, StoreError> {
+        let is_first = |segments: &[Arc<Segment>]| {
+            segments.len() > 1 && segments.first().is_some_and(|it| Arc::ptr_eq(it, segment))
         };
-        self.remove_file(&segment)?;
-        Ok(Some(segment))
+        if !is_first(&self.segments.read()) {
+            return Ok(false);
+        }
+        let path = &segment.file().path;
+        match self.medium.remove_file(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(StoreError::io("remove", path, error)),
+        }
+        let mut segments = self.segments.write();
+        if is_first(&segments) {
+            segments.remove(0);
+        }
+        drop(segments);
+        self.gone.lock().push(Arc::downgrade(segment));
+        Ok(true)
+    }
+
+    /// Bytes of removed files that readers still hold: the file system has them back when those let go.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        let mut gone = self.gone.lock();
+        gone.retain(|segment| segment.strong_count() > 0);
+        gone.iter()
+            .filter_map(Weak::upgrade)
+            .map(|segment| segment.len())
+            .sum()
+    }
+
+    /// Names made and removed are on the device when this returns.
+    pub(crate) fn sync_names(&self) -> Result<(), StoreError> {
+        self.medium
+            .sync_dir(&self.dir)
+            .map_err(|error| StoreError::io("sync", &self.dir, error))
     }
 
     /// Takes every segment behind the one that ends at or before `limit` out of the log, for recovery; the files are

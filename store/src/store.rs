@@ -5,19 +5,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use agena_protocol::clock::Clock;
 use agena_protocol::offset::{PhysicalOffset, QueueOffset};
 use agena_protocol::queue::QueueId;
 use agena_protocol::record::RecordView;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 
 use crate::append_batch::{AppendBatch, Appended, Limits};
 use crate::checkpoint::Checkpoint;
 use crate::commit_log::CommitLog;
-use crate::config::StoreConfig;
+use crate::config::{Retention, StoreConfig};
 use crate::consume_queue::{Kind, Queue};
 use crate::dispatch::{Dispatcher, Observer};
 use crate::durability::{Ack, FlushError};
@@ -25,12 +24,12 @@ use crate::error::StoreError;
 use crate::group_commit::GroupCommit;
 use crate::health::{Health, ReadOnlyReason};
 use crate::index::Index;
-use crate::keeper::{Alarm, Keeper};
+use crate::keeper::{self, Alarm, Keeper, Unsynced};
 use crate::lock_file::{AbortMark, LockFile};
 use crate::queue_table::QueueTable;
 use crate::read::{self, Boundary, Filter, LogSlice, QueueEntry, ReadOutcome, ReadRequest};
 use crate::recovery::{self, Damage, Opened};
-use crate::retention::{self, Removed};
+use crate::retention::{self, Outlook, Removed};
 use crate::segment::Segment;
 use crate::snapshot::{QueueSnapshot, Snapshot};
 use crate::stats::{Counters, StoreStats};
@@ -60,6 +59,11 @@ pub(crate) struct Shared {
     pub(crate) health: Health,
     pub(crate) alarm: Alarm,
     pub(crate) checkpoint: Mutex<Checkpoint>,
+    /// The rules of retention, which an operator may change.
+    pub(crate) retention: RwLock<Retention>,
+    /// Whoever holds it removes old files.
+    pub(crate) cleaning: Mutex<()>,
+    pub(crate) unsynced: Mutex<Unsynced>,
     /// What lies below was in the log before this process.
     pub(crate) opened_end: u64,
     counters: Counters,
@@ -99,6 +103,9 @@ impl Store {
             },
         );
         let shared = Arc::new(Shared {
+            retention: RwLock::new(config.retention.clone()),
+            cleaning: Mutex::default(),
+            unsynced: Mutex::new(Unsynced::new(matches!(opened, Opened::Recovered(_)))),
             config,
             clock,
             log: parts.log,
@@ -332,9 +339,7 @@ impl Store {
     /// # Errors
     /// Whatever the device says.
     pub fn clean_expired_queues(&self) -> Result<usize, StoreError> {
-        let mut removed = Removed::default();
-        retention::follow(&self.shared, &mut removed)?;
-        Ok(removed.queue_files)
+        Ok(retention::follow(&self.shared)?.queue_files)
     }
 
     /// Removes expired log files whatever the hour, as far as one run goes.
@@ -343,6 +348,32 @@ impl Store {
     /// Whatever the device says.
     pub fn delete_expired_segments(&self) -> Result<Removed, StoreError> {
         retention::run(&self.shared, true)
+    }
+
+    /// What retention would remove next and when, at most `max` files.
+    ///
+    /// # Errors
+    /// Whatever the device says.
+    pub fn retention_outlook(&self, max: usize) -> Result<Outlook, StoreError> {
+        retention::outlook(&self.shared, max)
+    }
+
+    /// Changes the rules of retention; they count from the next look on, which is soon.
+    pub fn set_retention(&self, retention: Retention) {
+        *self.shared.retention.write() = retention;
+        self.shared.alarm.ring_at_once();
+    }
+
+    /// The first message of the queue whose record does not lie below `physical` in the log; the queue's end when there is
+    /// none, 0 for an unknown queue.
+    #[must_use]
+    pub fn offset_at(&self, topic: &str, queue: QueueId, physical: u64) -> QueueOffset {
+        let found = self.shared.known_queue(topic, queue).and_then(|queue| {
+            let files = self.shared.queues.files(queue.kind);
+            let state = queue.lock();
+            state.first_at(files, &queue.name, queue.kind, physical).ok()
+        });
+        QueueOffset::new(found.unwrap_or(0))
     }
 
     /// Bytes of the log that do not hold, as recovery found them.
@@ -487,8 +518,12 @@ impl Shared {
     fn refusal(&self, reason: ReadOnlyReason) -> StoreError {
         match reason {
             ReadOnlyReason::Failed(cause) => StoreError::ReadOnly { cause },
-            ReadOnlyReason::DiskFull | ReadOnlyReason::DiskRatio => StoreError::DiskFull {
+            ReadOnlyReason::DiskFull => StoreError::DiskFull {
                 path: self.config.log_dir(),
+            },
+            ReadOnlyReason::DiskRatio => StoreError::DiskRatio {
+                path: self.config.log_dir(),
+                limit_percent: self.retention.read().refuse_ratio,
             },
         }
     }
@@ -590,7 +625,7 @@ impl Shared {
     }
 
     /// A background write failed.
-    fn note_failure(&self, error: &StoreError) {
+    pub(crate) fn note_failure(&self, error: &StoreError) {
         if matches!(error, StoreError::DiskFull { .. }) {
             self.health.disk_full(self.clock.monotonic());
         } else {
@@ -600,9 +635,15 @@ impl Shared {
 
     /// Removes the files of a queue whose messages are all gone.
     pub(crate) fn trim_queue(&self, queue: &Queue, log_start: u64) -> Result<usize, StoreError> {
+        self.load(queue)?;
         let files = self.queues.files(queue.kind);
-        let min = queue.min(files, log_start)?;
         let mut state = queue.lock();
+        if !state.log.is_long()
+            || state.needs_first_file(files, &queue.name, queue.kind, log_start)?
+        {
+            return Ok(0);
+        }
+        let min = state.min(files, &queue.name, queue.kind, log_start)?;
         let number = state.number_of(files, &queue.name, queue.kind, min)?;
         state.log.drop_below(files, &queue.name, number)
     }
@@ -652,7 +693,7 @@ impl Shared {
     fn finish(&self) -> Result<(), StoreError> {
         let durable = self.commit.sync(&self.log)?;
         self.dispatcher.dispatch_to(&self.log, durable);
-        Keeper::new(Duration::ZERO).mark(self)?;
+        keeper::mark(self)?;
         self.log.segments().discard_ahead()?;
         self.snapshot()
             .write(&self.config.medium, &self.config.root)

@@ -1,0 +1,123 @@
+//! A medium over the machine's file systems whose space is what a test says, and that counts what retention must not do
+//! often: looks at the space, and openings of files below `consumequeue/`.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use agena_store::medium::{Access, DiskMedium, Entry, Medium, Meta, Space, StoreFile};
+
+/// Bytes of the file system that a test sees.
+pub(crate) const TOTAL: u64 = 1 << 20;
+
+#[derive(Debug, Default)]
+pub(crate) struct RoomyMedium {
+    /// Bytes that others use; log files come on top when `counts_log` is set.
+    others: AtomicU64,
+    counts_log: AtomicBool,
+    pub(crate) looks: AtomicU64,
+    pub(crate) queue_files_opened: AtomicU64,
+    /// Removing a file fails.
+    pub(crate) keeps_files: AtomicBool,
+}
+
+impl RoomyMedium {
+    /// So many percent are in use, whatever the store has.
+    pub(crate) fn use_percent(&self, percent: u64) {
+        self.counts_log.store(false, Ordering::SeqCst);
+        self.others.store(TOTAL * percent / 100, Ordering::SeqCst);
+    }
+
+    /// So many bytes are in use in addition to the log's files.
+    pub(crate) fn use_beside_log(&self, bytes: u64) {
+        self.others.store(bytes, Ordering::SeqCst);
+        self.counts_log.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Medium for RoomyMedium {
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        let mut used = self.others.load(Ordering::SeqCst);
+        if self.counts_log.load(Ordering::SeqCst) {
+            for entry in std::fs::read_dir(path)? {
+                used += entry?.metadata().map_or(0, |meta| meta.len());
+            }
+        }
+        Ok(Space {
+            total: TOTAL,
+            available: TOTAL.saturating_sub(used),
+        })
+    }
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<StoreFile> {
+        if path.to_string_lossy().contains("/consumequeue/") {
+            self.queue_files_opened.fetch_add(1, Ordering::SeqCst);
+        }
+        DiskMedium.open(path, access)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        if self.keeps_files.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        DiskMedium.remove_file(path)
+    }
+
+    fn meta(&self, path: &Path) -> io::Result<Meta> {
+        DiskMedium.meta(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        DiskMedium.list(dir)
+    }
+
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        DiskMedium.create_dir(dir)
+    }
+
+    fn set_len(&self, file: &StoreFile, len: u64) -> io::Result<()> {
+        DiskMedium.set_len(file, len)
+    }
+
+    fn allocate(&self, file: &StoreFile, at: u64, len: u64) -> io::Result<()> {
+        DiskMedium.allocate(file, at, len)
+    }
+
+    fn zero(&self, file: &StoreFile, at: u64, len: u64) -> io::Result<()> {
+        DiskMedium.zero(file, at, len)
+    }
+
+    fn next_data(&self, file: &StoreFile, at: u64) -> io::Result<Option<u64>> {
+        DiskMedium.next_data(file, at)
+    }
+
+    fn read_at(&self, file: &StoreFile, bytes: &mut [u8], at: u64) -> io::Result<()> {
+        DiskMedium.read_at(file, bytes, at)
+    }
+
+    fn write_at(&self, file: &StoreFile, bytes: &[u8], at: u64) -> io::Result<()> {
+        DiskMedium.write_at(file, bytes, at)
+    }
+
+    /// What these tests ask for is not on any device: without the wait they take a tenth of the time.
+    fn sync_data(&self, _file: &StoreFile) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_all(&self, _dir: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        DiskMedium.rename(from, to)
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        DiskMedium.remove_dir(dir)
+    }
+}
