@@ -2,7 +2,7 @@
 //! on, ends where it holds, and everything derived is put right from it.
 //!
 //! - Every scanned record is checked: size, magic, sums, its own position. A record that does not hold, with good ones
-//!   behind it, is damage: reported, and stepped over by readers. With nothing good behind it, it is the torn end: the rest
+//!   behind it, is damage: reported, set aside, replaced by a placeholder, and stepped over by readers. With nothing good behind it, it is the torn end: the rest
 //!   is set aside in a file below `damaged/` and its place zeroed, so that stale bytes never come back as messages.
 //! - What looks like a record behind damage counts only if it is not older than the last good one: a truncated log may
 //!   hold remains of an earlier life.
@@ -13,6 +13,7 @@
 
 mod clean_stop;
 mod derived;
+mod placeholder;
 mod scan;
 mod torn_end;
 
@@ -35,6 +36,7 @@ use crate::segmented_log::SegmentedLog;
 use crate::snapshot::Snapshot;
 
 pub(crate) use derived::belongs;
+pub(crate) use placeholder::TOPIC as PLACEHOLDER_TOPIC;
 
 /// How a store was found.
 #[derive(Debug, Clone)]
@@ -56,11 +58,11 @@ pub struct RecoveryReport {
     pub log_end: u64,
     /// Records that were checked.
     pub records: u64,
-    /// Bytes that are no records, with good ones behind them. They stay where they are.
+    /// Bytes that were no records, with good ones behind them.
     pub damage: Vec<Damage>,
     /// What stood behind the end, if anything did.
     pub torn: Option<Damage>,
-    /// Files that hold what was taken off the end.
+    /// Files that hold what was taken off the end, and what placeholders took the place of.
     pub set_aside: Vec<PathBuf>,
     /// Queue entries that were added.
     pub entries_added: u64,
@@ -156,7 +158,11 @@ pub(crate) fn open(
     let scan = scan::scan(&writers, report.scanned_from, &**medium)?;
     report.records = scan.records;
     report.log_end = scan.end;
-    report.damage = scan.damage;
+    report.damage = scan
+        .damage
+        .iter()
+        .map(|(damage, _)| damage.clone())
+        .collect();
     torn_end::set_aside_rest(
         config,
         &log,
@@ -165,6 +171,7 @@ pub(crate) fn open(
         scan.fault,
         &mut report,
     )?;
+    placeholder::fill(config, &mut writers, &scan.damage, &mut report)?;
     let writer = publish(writers, scan.end);
     let log = CommitLog::new(
         log,
@@ -186,7 +193,7 @@ pub(crate) fn open(
         checkpoint,
         damage: Vec::new(),
     };
-    derived::derive_again(&parts, &mut report)?;
+    derived::derive_again(config, &mut parts, &mut report)?;
     parts.dispatcher.start_at(scan.end);
     parts.damage = report.damage.clone();
     say(&report);

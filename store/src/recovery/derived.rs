@@ -9,13 +9,18 @@ use agena_protocol::record::{RecordError, RecordView};
 use super::scan::find_record;
 use super::{Damage, Parts, RecoveryReport};
 use crate::commit_log::CommitLog;
+use crate::config::StoreConfig;
 use crate::consume_queue::{Entry, Put};
 use crate::entry_log::QueueName;
 use crate::error::StoreError;
 use crate::index_file::Key;
 
 /// Puts queues and index right from the log.
-pub(super) fn derive_again(parts: &Parts, report: &mut RecoveryReport) -> Result<(), StoreError> {
+pub(super) fn derive_again(
+    config: &StoreConfig,
+    parts: &mut Parts,
+    report: &mut RecoveryReport,
+) -> Result<(), StoreError> {
     parts.queues.scan()?;
     let start = parts.log.start();
     let mut from = report.scanned_from.max(start);
@@ -32,6 +37,8 @@ pub(super) fn derive_again(parts: &Parts, report: &mut RecoveryReport) -> Result
         report.rebuilt = true;
         from = start;
     }
+    // What is derived now is in memory only: until the next mark, a crash must find what there is to derive again.
+    lower_mark(config, parts, from)?;
     if let Some(index) = &parts.index {
         let whole = index.take_back(from, parts.log.end())?;
         if !whole {
@@ -46,6 +53,7 @@ pub(super) fn derive_again(parts: &Parts, report: &mut RecoveryReport) -> Result
             "queues lack entries; built from the log"
         );
         report.rebuilt = true;
+        lower_mark(config, parts, start)?;
         derive_range(parts, start, Some(&holes), report)?;
     }
     for queue in parts.queues.all() {
@@ -57,6 +65,17 @@ pub(super) fn derive_again(parts: &Parts, report: &mut RecoveryReport) -> Result
         index.write_waiting()?;
     }
     Ok(())
+}
+
+/// Takes a mark back that lies behind `offset`, on the device.
+fn lower_mark(config: &StoreConfig, parts: &mut Parts, offset: u64) -> Result<(), StoreError> {
+    match &mut parts.checkpoint.mark {
+        Some(mark) if mark.offset > offset => {
+            mark.offset = offset;
+            parts.checkpoint.write(&config.medium, &config.root)
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Goes over the log from `from` on. With `only`, just for these queues, and what is missing then is gone.

@@ -3,6 +3,7 @@
 use agena_protocol::record::{MAGIC_V1, MAGIC_V2, RecordError, RecordView};
 
 use super::Damage;
+use super::placeholder::Found;
 use crate::checkpoint::Checkpoint;
 use crate::commit_log::{Next, next};
 use crate::error::StoreError;
@@ -17,7 +18,8 @@ pub(super) struct Scan {
     pub(super) last_record: Option<u64>,
     pub(super) store_timestamp: i64,
     pub(super) records: u64,
-    pub(super) damage: Vec<Damage>,
+    /// With the store timestamp of the last record in front of it.
+    pub(super) damage: Vec<Found>,
 }
 
 /// Where the scan begins: at our mark, or at the file that the original's recovery would choose.
@@ -85,15 +87,18 @@ pub(super) fn scan(
         let segment = writer.segment();
         if segment.base() > at {
             // Files are missing in the middle.
-            scan.damage.push(Damage {
-                file: segment.file().path.clone(),
-                from: at,
-                to: segment.base(),
-                reason: RecordError::Cut {
-                    wanted: usize::try_from(segment.base() - at).unwrap_or(usize::MAX),
-                    found: 0,
+            scan.damage.push((
+                Damage {
+                    file: segment.file().path.clone(),
+                    from: at,
+                    to: segment.base(),
+                    reason: RecordError::Cut {
+                        wanted: usize::try_from(segment.base() - at).unwrap_or(usize::MAX),
+                        found: 0,
+                    },
                 },
-            });
+                scan.store_timestamp,
+            ));
             at = segment.base();
         }
         match scan_segment(writer, at, medium, &mut scan)? {
@@ -117,12 +122,15 @@ pub(super) fn scan(
                     scan.fault = fault;
                     return Ok(scan);
                 }
-                scan.damage.push(Damage {
-                    file: segment.file().path.clone(),
-                    from: fault_at,
-                    to: segment.limit(),
-                    reason: fault,
-                });
+                scan.damage.push((
+                    Damage {
+                        file: segment.file().path.clone(),
+                        from: fault_at,
+                        to: segment.limit(),
+                        reason: fault,
+                    },
+                    scan.store_timestamp,
+                ));
                 at = segment.limit();
             }
         }
@@ -172,12 +180,15 @@ fn scan_segment(
                     return Ok(Stop::Fault(at, fault));
                 };
                 let to = segment.base() + found as u64;
-                scan.damage.push(Damage {
-                    file: segment.file().path.clone(),
-                    from: at,
-                    to,
-                    reason: fault,
-                });
+                scan.damage.push((
+                    Damage {
+                        file: segment.file().path.clone(),
+                        from: at,
+                        to,
+                        reason: fault,
+                    },
+                    scan.store_timestamp,
+                ));
                 at = to;
             }
         }
