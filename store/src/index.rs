@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::StoreError;
 use crate::index_file::{IndexFile, Key, Shape};
-use crate::medium::Medium;
+use crate::medium::{Medium, make_dir};
 
 /// Keys that may wait; who adds more writes them himself.
 const WAITING_MAX: usize = 65_536;
@@ -118,11 +118,13 @@ impl Index {
         if let Some(full) = files.last() {
             full.sync(&self.medium)?;
         }
-        self.medium
-            .create_dir(&self.dir)
+        make_dir(&*self.medium, &self.dir)
             .map_err(|error| StoreError::io("create", &self.dir, error))?;
         let path = self.new_path(files.last(), key.store_timestamp);
         let mut file = IndexFile::open(&self.medium, &path, self.shape, files.last())?;
+        self.medium
+            .sync_dir(&self.dir)
+            .map_err(|error| StoreError::io("sync", &self.dir, error))?;
         file.put(&self.medium, key)?;
         files.push(file);
         Ok(())

@@ -247,6 +247,29 @@ fn write_zeros(file: &File, at: u64, len: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes a directory and those above it, whose names are on the device when this returns. The parent is synced in any
+/// case: who made the directory before may not have come to it.
+pub(crate) fn make_dir(medium: &dyn Medium, dir: &Path) -> io::Result<()> {
+    let missing = dir
+        .ancestors()
+        .take_while(|dir| !dir.as_os_str().is_empty() && medium.meta(dir).is_err())
+        .count();
+    medium.create_dir(dir)?;
+    let parents = dir.ancestors().skip(1).take(missing.max(1));
+    for parent in parents {
+        let parent = match parent.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => parent,
+        };
+        match medium.sync_dir(parent) {
+            // Somebody else's directory, which may be entered and not read.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
 /// Replaces the file `path` by one with `bytes`: written anew, synced, renamed over it, and the name synced. After a
 /// crash there is the old content or the new one.
 pub(crate) fn replace_file(medium: &dyn Medium, path: &Path, bytes: &[u8]) -> io::Result<()> {

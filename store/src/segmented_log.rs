@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Mutex, RwLock};
 
 use crate::error::StoreError;
-use crate::medium::Medium;
+use crate::medium::{Medium, make_dir};
 use crate::segment::{Segment, SegmentWriter};
 
 /// Digits of a file name.
@@ -20,10 +20,11 @@ pub(crate) fn file_name(base: u64) -> String {
     format!("{base:0NAME_DIGITS$}")
 }
 
-/// The offset a file name tells.
+/// The offset a file name tells. Offsets are signed in the format: no file begins beyond.
 pub(crate) fn parse_file_name(name: &str) -> Option<u64> {
     (name.len() == NAME_DIGITS && name.bytes().all(|byte| byte.is_ascii_digit()))
-        .then(|| name.parse().ok())?
+        .then(|| name.parse::<u64>().ok())?
+        .filter(|base| i64::try_from(*base).is_ok())
 }
 
 /// The segments of a log, in order.
@@ -56,7 +57,7 @@ impl SegmentedLog {
         segment_bytes: u64,
     ) -> Result<(Self, Vec<SegmentWriter>), StoreError> {
         let fail = |operation| move |error| StoreError::io(operation, dir, error);
-        medium.create_dir(dir).map_err(fail("create"))?;
+        make_dir(&**medium, dir).map_err(fail("create"))?;
         let mut bases: Vec<u64> = medium
             .list(dir)
             .map_err(fail("list"))?

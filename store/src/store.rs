@@ -26,6 +26,7 @@ use crate::health::{Health, ReadOnlyReason};
 use crate::index::Index;
 use crate::keeper::{self, Alarm, Keeper, Unsynced};
 use crate::lock_file::{AbortMark, LockFile};
+use crate::medium::make_dir;
 use crate::queue_table::QueueTable;
 use crate::read::{self, Boundary, Filter, LogSlice, QueueEntry, ReadOutcome, ReadRequest};
 use crate::recovery::{self, Damage, Opened};
@@ -83,8 +84,7 @@ impl Store {
         observer: Arc<dyn Observer>,
     ) -> Result<(Arc<Self>, Opened), StoreError> {
         let medium = Arc::clone(&config.medium);
-        medium
-            .create_dir(&config.root)
+        make_dir(&*medium, &config.root)
             .map_err(|error| StoreError::io("create", &config.root, error))?;
         let lock = LockFile::take(&medium, &config.root)?;
         let abort = AbortMark::of(&config.root);
@@ -607,7 +607,8 @@ impl Shared {
     fn record_at(&self, offset: u64) -> Option<LogSlice> {
         let segment = self.log.segments().find(offset)?;
         let record = RecordView::parse(segment.bytes_from(offset)).ok()?;
-        if record.physical_offset().number() != offset {
+        let is_placeholder = record.topic() == recovery::PLACEHOLDER_TOPIC;
+        if record.physical_offset().number() != offset || is_placeholder {
             return None;
         }
         let size = record.bytes().len();

@@ -6,6 +6,8 @@
     reason = "tests may unwrap"
 )]
 
+#[path = "support/device.rs"]
+mod device;
 #[path = "support/faulty.rs"]
 mod faulty;
 #[path = "support/store.rs"]
@@ -19,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use agena_protocol::queue::QueueId;
 use agena_store::{Opened, Store, StoreError};
-use faulty::{Calls, FaultyMedium, Random};
+use device::Random;
+use faulty::{Calls, FaultyMedium};
 use support::{all, append, clock, durable, message, open, put, small, small_sync};
 
 /// What was acknowledged: (queue, number) -> body.
@@ -71,35 +74,6 @@ fn check_acked(store: &Store, acked: &Acked, what: &str) {
     }
     for (place, body) in acked {
         assert_eq!(found.get(place), Some(body), "{what}: {place:?} is lost");
-    }
-}
-
-#[test]
-fn a_power_cut_takes_back_nothing_that_was_acknowledged() {
-    for seed in 0..40 {
-        let mut random = Random::new(seed);
-        let mut acked = Acked::new();
-        let mut tag = 0;
-        let mut dir = tempfile::tempdir().unwrap();
-        for cut in 0..4 {
-            let (store, medium) = open_faulty(dir.path(), true);
-            check_acked(&store, &acked, &format!("seed {seed}, cut {cut}"));
-            for _ in 0..random.below(60) {
-                append_some(&store, &mut random, &mut acked, &mut tag);
-            }
-            // Some that nobody waits for, so that there is something to tear.
-            for _ in 0..random.below(10) {
-                let body = body(&mut random, 0);
-                let _ = append(&store, &[message("T", 0, &body, b"")]);
-            }
-            let after = tempfile::tempdir().unwrap();
-            medium.cut_power(after.path(), &mut random);
-            drop(store);
-            dir = after;
-        }
-        let (store, _) = open(small_sync(dir.path()));
-        check_acked(&store, &acked, &format!("seed {seed}, end"));
-        store.close().unwrap();
     }
 }
 

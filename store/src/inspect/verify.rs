@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use agena_protocol::bodies::offsets::ConsumerOffsetSerializeWrapper;
 use agena_protocol::fastjson;
 use agena_protocol::properties;
-use agena_protocol::record::RecordView;
+use agena_protocol::record::{BLANK_BYTES, RecordView, blank_length};
 use agena_protocol::sys_flag;
 use agena_protocol::tags::{java_hash, tags_code};
 use agena_protocol::topic;
@@ -197,26 +197,17 @@ impl Check<'_> {
                 },
             );
         }
-        let state = self.queues.entry(key).or_default();
-        if let Some(expected) = state.end.filter(|end| *end != number) {
+        let state = self.queues.entry(key.clone()).or_default();
+        let expected = state.end.replace(number + 1).unwrap_or(number);
+        state.records += 1;
+        if expected != number && !self.is_kept_free(&key, expected, number)? {
             let reason = format!(
                 "the record before it has number {}, this one {number}",
                 expected.wrapping_sub(1)
             );
             self.report.fault(&dir, number, reason);
         }
-        state.records += 1;
-        state.end = Some(number + 1);
-        let file = state
-            .files
-            .iter()
-            .rev()
-            .find(|file| file.base <= number * ENTRY_BYTES as u64)
-            .cloned();
-        let entry = match &file {
-            Some(file) => self.entry(file, number)?,
-            None => None,
-        };
+        let entry = self.entry_of(&key, number)?;
         let Some(entry) = entry else {
             let reason = format!(
                 "no entry for the record at {}",
@@ -247,10 +238,35 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// Whether fillers stand from number `from` to `to`, as where damage took records.
+    fn is_kept_free(&mut self, key: &QueueKey, from: u64, to: u64) -> Result<bool, StoreError> {
+        let mut number = from;
+        while number < to {
+            match self.entry_of(key, number)? {
+                Some(entry) if entry.is_filler() => number += 1,
+                Some(_) | None => return Ok(false),
+            }
+        }
+        Ok(from < to)
+    }
+
+    fn entry_of(&mut self, key: &QueueKey, number: u64) -> Result<Option<Entry>, StoreError> {
+        let files = self.queues.get(key).map_or(&[][..], |state| &state.files);
+        let file = files
+            .iter()
+            .rev()
+            .find(|file| file.base <= number.saturating_mul(ENTRY_BYTES as u64))
+            .cloned();
+        match file {
+            Some(file) => self.entry(&file, number),
+            None => Ok(None),
+        }
+    }
+
     /// The entry with a number; `None` where the file ends before it or nothing is written.
     fn entry(&mut self, file: &Numbered, number: u64) -> Result<Option<Entry>, StoreError> {
-        let at = number * ENTRY_BYTES as u64 - file.base;
-        if at + ENTRY_BYTES as u64 > file.bytes {
+        let at = number.saturating_mul(ENTRY_BYTES as u64) - file.base;
+        if at.saturating_add(ENTRY_BYTES as u64) > file.bytes {
             return Ok(None);
         }
         let mut bytes = [0; ENTRY_BYTES];
@@ -500,14 +516,28 @@ impl Check<'_> {
         }
     }
 
+    /// The end of the log, and of the filler that may stand there.
+    fn behind_filler(&self) -> Result<u64, StoreError> {
+        let end = self.report.log_end;
+        for log in numbered(&super::log_dir(self.root))? {
+            if !(log.base..log.base + log.bytes).contains(&end) {
+                continue;
+            }
+            let mut head = [0; BLANK_BYTES];
+            let read = File::open(&log.path)
+                .and_then(|file| file.read_exact_at(&mut head, end - log.base));
+            let filler = read.ok().and_then(|()| blank_length(&head));
+            return Ok(end + filler.map_or(0, u64::from));
+        }
+        Ok(end)
+    }
+
     /// The checkpoint is not ahead of the log.
     fn checkpoint(&mut self) -> Result<(), StoreError> {
         let checkpoint = Checkpoint::read(&DiskMedium, self.root)?;
         let path = self.root.join("checkpoint");
-        if let Some(mark) = checkpoint
-            .mark
-            .filter(|mark| mark.offset > self.report.log_end.max(self.report.log_start))
-        {
+        let end = self.behind_filler()?.max(self.report.log_start);
+        if let Some(mark) = checkpoint.mark.filter(|mark| mark.offset > end) {
             let reason = format!(
                 "the mark is {}, the log ends at {}",
                 mark.offset, self.report.log_end

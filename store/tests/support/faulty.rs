@@ -1,8 +1,12 @@
-//! A medium that fails the n-th call, runs out of space when told, and remembers what was synced, so that a test can cut
-//! the power: every page that was not synced is kept, dropped or torn, as a seeded generator decides.
+//! A medium that fails the n-th call, runs out of space when told, and follows what the device has, so that a test can
+//! cut the power: now, or at calls chosen before.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test file uses a part; tests may unwrap"
+)]
 
-use std::collections::HashMap;
-use std::fs;
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -10,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use agena_store::medium::{Access, DiskMedium, Entry, Medium, Meta, Space, StoreFile};
 
-const PAGE: usize = 4096;
+use crate::device::{Captured, Device};
 
 /// Which calls a countdown counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,32 +23,46 @@ pub(crate) enum Calls {
     Syncs,
 }
 
-#[derive(Debug)]
+/// Called before the device is captured; what it returns stays with the capture.
+type Witness = Box<dyn Fn() -> u64 + Send + Sync>;
+
 pub(crate) struct FaultyMedium {
-    root: PathBuf,
     /// Calls until one fails; negative when none will.
     countdown: AtomicI64,
     counts_all: AtomicBool,
     failed: AtomicBool,
     full: AtomicBool,
-    pub(crate) syncs: AtomicU64,
-    /// Names and content as the device has them.
-    device: Mutex<HashMap<PathBuf, Vec<u8>>>,
+    /// Calls so far that a power cut may precede.
+    pub(crate) calls: AtomicU64,
+    device: Mutex<Device>,
+    cuts: Mutex<Cuts>,
+}
+
+#[derive(Default)]
+struct Cuts {
+    at: HashSet<u64>,
+    witness: Option<Witness>,
+    captured: Vec<(u64, Captured)>,
+}
+
+impl std::fmt::Debug for FaultyMedium {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FaultyMedium").finish_non_exhaustive()
+    }
 }
 
 impl FaultyMedium {
-    pub(crate) fn new(root: &Path) -> Self {
-        let medium = Self {
-            root: root.to_owned(),
+    /// Everything below `base` is on the device.
+    pub(crate) fn new(base: &Path) -> Self {
+        Self {
             countdown: AtomicI64::new(-1),
             counts_all: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             full: AtomicBool::new(false),
-            syncs: AtomicU64::new(0),
-            device: Mutex::default(),
-        };
-        medium.everything_is_synced();
-        medium
+            calls: AtomicU64::new(0),
+            device: Mutex::new(Device::new(base)),
+            cuts: Mutex::default(),
+        }
     }
 
     /// The `n`-th call from now on fails, and only that.
@@ -61,7 +79,32 @@ impl FaultyMedium {
         self.full.store(full, Ordering::SeqCst);
     }
 
+    /// The device is captured in front of these calls. `witness` is asked first: what it saw by then, the device has.
+    pub(crate) fn cut_at(&self, calls: HashSet<u64>, witness: Witness) {
+        let mut cuts = self.cuts.lock().unwrap();
+        cuts.at = calls;
+        cuts.witness = Some(witness);
+    }
+
+    /// The captures so far, with what the witness said.
+    pub(crate) fn captured(&self) -> Vec<(u64, Captured)> {
+        std::mem::take(&mut self.cuts.lock().unwrap().captured)
+    }
+
+    /// What the device has now.
+    pub(crate) fn capture(&self) -> Captured {
+        self.device.lock().unwrap().capture()
+    }
+
     fn call(&self, is_sync: bool) -> io::Result<()> {
+        let number = self.calls.fetch_add(1, Ordering::SeqCst);
+        let mut cuts = self.cuts.lock().unwrap();
+        if cuts.at.remove(&number) {
+            let seen = cuts.witness.as_ref().map_or(0, |witness| witness());
+            let captured = self.capture();
+            cuts.captured.push((seen, captured));
+        }
+        drop(cuts);
         if (is_sync || self.counts_all.load(Ordering::SeqCst))
             && self.countdown.fetch_sub(1, Ordering::SeqCst) == 1
         {
@@ -78,111 +121,29 @@ impl FaultyMedium {
         Ok(())
     }
 
-    fn everything_is_synced(&self) {
+    /// Runs a change of names and notes it, with no capture in between.
+    fn change<T>(
+        &self,
+        run: impl FnOnce() -> io::Result<T>,
+        note: impl FnOnce(&mut Device),
+    ) -> io::Result<T> {
         let mut device = self.device.lock().unwrap();
-        device.clear();
-        for path in files_below(&self.root) {
-            let content = fs::read(&path).unwrap_or_default();
-            device.insert(path, content);
-        }
-    }
-
-    fn file_is_synced(&self, path: &Path) {
-        let content = fs::read(path).unwrap_or_default();
-        self.device.lock().unwrap().insert(path.to_owned(), content);
-    }
-
-    fn names_are_synced(&self, dir: &Path) {
-        let mut device = self.device.lock().unwrap();
-        device.retain(|path, _| path.parent() != Some(dir) || path.exists());
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.is_file() {
-                let len = entry.metadata().map_or(0, |meta| meta.len());
-                device
-                    .entry(path)
-                    .or_insert_with(|| vec![0; usize::try_from(len).unwrap()]);
-            }
-        }
-    }
-
-    /// What a power cut at this moment leaves, written below `to`.
-    pub(crate) fn cut_power(&self, to: &Path, random: &mut Random) {
-        let device = self.device.lock().unwrap().clone();
-        let mut names: Vec<PathBuf> = device.keys().cloned().collect();
-        for path in files_below(&self.root) {
-            // A name that was not synced may be there all the same.
-            if !device.contains_key(&path) && random.below(2) == 0 {
-                names.push(path);
-            }
-        }
-        names.sort();
-        for path in names {
-            let synced = device.get(&path).cloned().unwrap_or_default();
-            let live = fs::read(&path).unwrap_or_else(|_| synced.clone());
-            let content = torn(synced, &live, random);
-            let target = to.join(path.strip_prefix(&self.root).unwrap());
-            fs::create_dir_all(target.parent().unwrap()).unwrap();
-            fs::write(target, content).unwrap();
-        }
-    }
-}
-
-/// The synced content with some of the pages written since.
-fn torn(mut content: Vec<u8>, live: &[u8], random: &mut Random) -> Vec<u8> {
-    content.resize(live.len(), 0);
-    for (at, page) in (0..).step_by(PAGE).zip(live.chunks(PAGE)) {
-        let have = &mut content[at..at + page.len()];
-        if have == page {
-            continue;
-        }
-        match random.below(3) {
-            0 => {}
-            1 => have.copy_from_slice(page),
-            _ => {
-                // Sectors of 512 bytes are written or not.
-                let sectors = page.len().div_ceil(512);
-                let until = (random.below(sectors as u64 + 1) as usize * 512).min(page.len());
-                have[..until].copy_from_slice(&page[..until]);
-            }
-        }
-    }
-    content
-}
-
-fn files_below(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            found.append(&mut files_below(&path));
-        } else {
-            found.push(path);
-        }
-    }
-    found
-}
-
-/// A small seeded generator (xorshift), so that a failure is replayed by its seed.
-#[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % limit
+        let result = run()?;
+        note(&mut device);
+        Ok(result)
     }
 }
 
 impl Medium for FaultyMedium {
     fn open(&self, path: &Path, access: Access) -> io::Result<StoreFile> {
         self.call(false)?;
+        if access == Access::Create && !path.exists() {
+            self.space()?;
+            return self.change(
+                || DiskMedium.open(path, access),
+                |device| device.made_file(path),
+            );
+        }
         DiskMedium.open(path, access)
     }
 
@@ -197,7 +158,22 @@ impl Medium for FaultyMedium {
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         self.call(false)?;
-        DiskMedium.create_dir(dir)
+        let missing: Vec<PathBuf> = dir
+            .ancestors()
+            .take_while(|dir| !dir.exists())
+            .map(Path::to_owned)
+            .collect();
+        if !missing.is_empty() {
+            self.space()?;
+        }
+        self.change(
+            || DiskMedium.create_dir(dir),
+            |device| {
+                for dir in missing.iter().rev() {
+                    device.made_dir(dir);
+                }
+            },
+        )
     }
 
     fn set_len(&self, file: &StoreFile, len: u64) -> io::Result<()> {
@@ -233,42 +209,42 @@ impl Medium for FaultyMedium {
     }
 
     fn sync_data(&self, file: &StoreFile) -> io::Result<()> {
-        self.syncs.fetch_add(1, Ordering::SeqCst);
         self.call(true)?;
-        self.file_is_synced(&file.path);
+        self.device.lock().unwrap().file_is_synced(&file.file);
         Ok(())
     }
 
     fn sync_all(&self, _dir: &Path) -> io::Result<()> {
         self.call(true)?;
-        self.everything_is_synced();
+        self.device.lock().unwrap().everything_is_synced();
         Ok(())
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.call(true)?;
-        self.names_are_synced(dir);
+        self.device.lock().unwrap().names_are_synced(dir);
         Ok(())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.call(false)?;
-        DiskMedium.rename(from, to)?;
-        let mut device = self.device.lock().unwrap();
-        if let Some(content) = device.remove(from) {
-            device.insert(to.to_owned(), content);
-        }
-        Ok(())
+        self.change(
+            || DiskMedium.rename(from, to),
+            |device| device.renamed(from, to),
+        )
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.call(false)?;
-        DiskMedium.remove_file(path)
+        self.change(
+            || DiskMedium.remove_file(path),
+            |device| device.removed(path),
+        )
     }
 
     fn remove_dir(&self, dir: &Path) -> io::Result<()> {
         self.call(false)?;
-        DiskMedium.remove_dir(dir)
+        self.change(|| DiskMedium.remove_dir(dir), |device| device.removed(dir))
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {
