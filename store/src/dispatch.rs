@@ -169,6 +169,12 @@ impl Dispatcher {
         self.position.load(Ordering::Acquire)
     }
 
+    /// The same, behind a run of records that is being dispatched: whoever saw an entry of it finds its keys as well.
+    pub(crate) fn settled(&self) -> u64 {
+        let _turn = self.turn.lock();
+        self.position()
+    }
+
     /// Recovery is through; the live path goes on here.
     pub(crate) fn start_at(&self, position: u64) {
         self.position.store(position, Ordering::Release);

@@ -10,6 +10,8 @@
     reason = "tests may unwrap"
 )]
 
+#[path = "support/device.rs"]
+mod device;
 #[path = "support/faulty.rs"]
 mod faulty;
 #[path = "support/store.rs"]
@@ -21,7 +23,8 @@ use std::sync::Arc;
 
 use agena_protocol::queue::QueueId;
 use agena_store::{Boundary, Opened, Store, StoreConfig, StoreError};
-use faulty::{FaultyMedium, Random};
+use device::Random;
+use faulty::FaultyMedium;
 use support::{all, append, clock, durable, message, properties, small, small_sync};
 use tempfile::TempDir;
 
@@ -151,7 +154,9 @@ impl Case {
             assert_eq!(store.next_offset(topic, id).number(), queue.next);
             queue.acked_end = queue.next;
             let found = all(store, topic, id.number());
-            queue.sent.retain(|number, _| found.iter().any(|it| it.0 == *number));
+            queue
+                .sent
+                .retain(|number, _| found.iter().any(|it| it.0 == *number));
             for sent in queue.sent.values_mut() {
                 assert!(sent.physical >= log_min);
                 sent.acked = true;
@@ -222,7 +227,7 @@ impl Case {
         }
         if matches!(end, End::PowerCut | End::CloseAndPowerCut) {
             let after = tempfile::tempdir().unwrap();
-            run.medium.cut_power(after.path(), &mut self.random);
+            run.medium.capture().image(after.path(), &mut self.random);
             drop(run);
             self.dir = after;
             self.is_torn |= end == End::PowerCut;
@@ -258,7 +263,11 @@ impl Case {
             let first = found.keys().next().copied().unwrap_or(max);
             assert!(min <= first, "{min} {first}: {}", place());
             assert!(self.is_torn || min == first, "{min} {first}: {}", place());
-            for (number, sent) in queue.sent.iter().filter(|(number, _)| *number % 7 == sample) {
+            for (number, sent) in queue
+                .sent
+                .iter()
+                .filter(|(number, _)| *number % 7 == sample)
+            {
                 if found.contains_key(number) {
                     let hits = store.query(topic, &sent.key, 100, 0, i64::MAX);
                     let is_hit = hits.iter().any(|hit| hit.number() == sent.physical);
