@@ -205,7 +205,12 @@ impl Case {
         let old = std::mem::replace(&mut self.topics[at], format!("T{at}-{}", self.tag));
         self.note(format!("delete {old}"));
         store.delete_topic(&old).unwrap();
-        assert_eq!(store.max_offset(&old, QueueId::new(0)).number(), 0);
+        let mut queues = self.model.iter().filter(|((topic, _), _)| *topic == old);
+        // A message on its way to the device makes its queue anew when it gets there.
+        let is_quiet = !self.is_sync || queues.all(|(_, queue)| queue.acked_end == queue.next);
+        if is_quiet {
+            assert_eq!(store.max_offset(&old, QueueId::new(0)).number(), 0);
+        }
         self.model.retain(|(topic, _), _| *topic != old);
     }
 
@@ -259,7 +264,8 @@ impl Case {
             assert!(min <= first, "{min} {first}: {}", place());
             assert!(self.is_torn || min == first, "{min} {first}: {}", place());
             for (number, sent) in queue.sent.iter().filter(|(number, _)| *number % 7 == sample) {
-                if found.contains_key(number) {
+                // The keys of what nobody waited for may just be on their way.
+                if found.contains_key(number) && (sent.acked || whole) {
                     let hits = store.query(topic, &sent.key, 100, 0, i64::MAX);
                     let is_hit = hits.iter().any(|hit| hit.number() == sent.physical);
                     assert!(is_hit, "{} is not indexed: {}", sent.key, place());
