@@ -187,9 +187,9 @@ impl Offsets {
         for shard in &self.shards {
             let mut places = Vec::new();
             for (group, topics) in shard.read().iter() {
-                let wanted = topics.iter().filter(|(topic, _)| {
-                    only.is_none_or(|only| only == &***topic)
-                });
+                let wanted = topics
+                    .iter()
+                    .filter(|(topic, _)| only.is_none_or(|only| only == &***topic));
                 places.extend(wanted.map(|(topic, progress)| {
                     (Arc::clone(group), Arc::clone(topic), Arc::clone(progress))
                 }));

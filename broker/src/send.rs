@@ -322,14 +322,12 @@ pub(crate) fn not_stored(error: &StoreError) -> Refused {
         StoreError::DiskFull { .. }
         | StoreError::DiskRatio { .. }
         | StoreError::ReadOnly { .. }
-        | StoreError::Closed => {
-            Refused::new(
-                ResponseCode::ServiceNotAvailable,
-                format!(
-                    "service not available now. It may be caused by one of the following reasons: the broker's disk is full, messages are put to the slave, message store has been shut down, etc. ({error})"
-                ),
-            )
-        }
+        | StoreError::Closed => Refused::new(
+            ResponseCode::ServiceNotAvailable,
+            format!(
+                "service not available now. It may be caused by one of the following reasons: the broker's disk is full, messages are put to the slave, message store has been shut down, etc. ({error})"
+            ),
+        ),
         StoreError::TooLarge { .. } => Refused::new(
             ResponseCode::MessageIllegal,
             format!("the message is illegal: {error}"),

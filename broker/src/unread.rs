@@ -80,7 +80,9 @@ pub(crate) fn below(broker: &Broker, places: &[u64], topic: Option<&str>) -> Sur
 pub(crate) fn say_lost(broker: &Broker, going: &Going) {
     let mut survey = below(broker, &[going.to], None);
     let lost = |unread: &Unread| unread.messages.first().copied().unwrap_or(0);
-    survey.unread.sort_by_key(|unread| std::cmp::Reverse(lost(unread)));
+    survey
+        .unread
+        .sort_by_key(|unread| std::cmp::Reverse(lost(unread)));
     let total: u64 = survey.unread.iter().map(lost).sum();
     for unread in survey.unread.iter().take(LINES_MAX) {
         tracing::warn!(

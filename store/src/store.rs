@@ -371,7 +371,9 @@ impl Store {
         let found = self.shared.known_queue(topic, queue).and_then(|queue| {
             let files = self.shared.queues.files(queue.kind);
             let state = queue.lock();
-            state.first_at(files, &queue.name, queue.kind, physical).ok()
+            state
+                .first_at(files, &queue.name, queue.kind, physical)
+                .ok()
         });
         QueueOffset::new(found.unwrap_or(0))
     }

@@ -151,7 +151,9 @@ impl Case {
             assert_eq!(store.next_offset(topic, id).number(), queue.next);
             queue.acked_end = queue.next;
             let found = all(store, topic, id.number());
-            queue.sent.retain(|number, _| found.iter().any(|it| it.0 == *number));
+            queue
+                .sent
+                .retain(|number, _| found.iter().any(|it| it.0 == *number));
             for sent in queue.sent.values_mut() {
                 assert!(sent.physical >= log_min);
                 sent.acked = true;
@@ -263,7 +265,11 @@ impl Case {
             let first = found.keys().next().copied().unwrap_or(max);
             assert!(min <= first, "{min} {first}: {}", place());
             assert!(self.is_torn || min == first, "{min} {first}: {}", place());
-            for (number, sent) in queue.sent.iter().filter(|(number, _)| *number % 7 == sample) {
+            for (number, sent) in queue
+                .sent
+                .iter()
+                .filter(|(number, _)| *number % 7 == sample)
+            {
                 // The keys of what nobody waited for may just be on their way.
                 if found.contains_key(number) && (sent.acked || whole) {
                     let hits = store.query(topic, &sent.key, 100, 0, i64::MAX);

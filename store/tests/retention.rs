@@ -557,7 +557,11 @@ fn the_outlook_says_what_goes_when() {
     let outlook = kept.store.retention_outlook(2).unwrap();
     assert_eq!((outlook.files, outlook.log_bytes), (4, 4 * SEGMENT));
     assert_eq!(outlook.space.used_percent(), 40);
-    let ends: Vec<_> = outlook.next.iter().map(|file| (file.from, file.to)).collect();
+    let ends: Vec<_> = outlook
+        .next
+        .iter()
+        .map(|file| (file.from, file.to))
+        .collect();
     assert_eq!(ends, [(0, SEGMENT), (SEGMENT, 2 * SEGMENT)]);
     let bytes: Vec<_> = outlook.next.iter().map(|file| file.bytes_left).collect();
     assert_eq!(bytes, [Some(SEGMENT), Some(2 * SEGMENT)]);
@@ -567,8 +571,16 @@ fn the_outlook_says_what_goes_when() {
     assert_eq!(due.with_timezone(&Local).hour(), 4);
     assert!(first.due_ms.unwrap() >= first.expires_ms);
     assert!(first.due_ms.unwrap() <= first.expires_ms + 25 * 3_600_000);
-    assert_eq!(kept.store.retention_outlook(16).unwrap().next.len(), 3, "not the last");
-    let offset_at = |physical| kept.store.offset_at("T", QueueId::new(0), physical).number();
+    assert_eq!(
+        kept.store.retention_outlook(16).unwrap().next.len(),
+        3,
+        "not the last"
+    );
+    let offset_at = |physical| {
+        kept.store
+            .offset_at("T", QueueId::new(0), physical)
+            .number()
+    };
     assert_eq!(
         [offset_at(0), offset_at(SEGMENT), offset_at(4 * SEGMENT)],
         [0, 6, 20]
@@ -584,7 +596,10 @@ fn files_of_a_store_taken_over_keep_their_age() {
     let path = |base: u64| dir.path().join("commitlog").join(format!("{base:020}"));
     let old = std::time::SystemTime::now() - 30 * DAY;
     for base in [0, SEGMENT] {
-        let file = std::fs::File::options().write(true).open(path(base)).unwrap();
+        let file = std::fs::File::options()
+            .write(true)
+            .open(path(base))
+            .unwrap();
         file.set_modified(old).unwrap();
     }
     // After an end without order as well, where the log is scanned and derived anew.

@@ -73,7 +73,9 @@ fn expiring(file: &NextFile, survey: &Survey, at: usize) -> ExpiringFile {
         .collect();
     unread.sort_by(|a, b| {
         let name = |count: &UnreadCount| (count.group.clone(), count.topic.clone());
-        b.messages.cmp(&a.messages).then_with(|| name(a).cmp(&name(b)))
+        b.messages
+            .cmp(&a.messages)
+            .then_with(|| name(a).cmp(&name(b)))
     });
     let more = unread.split_off(unread.len().min(NAMED_MAX));
     ExpiringFile {
