@@ -15,6 +15,7 @@ pub(crate) mod print;
 pub(crate) mod progress;
 pub(crate) mod query;
 pub(crate) mod queue;
+pub(crate) mod retention;
 pub(crate) mod send;
 pub(crate) mod stats;
 pub(crate) mod store;
@@ -76,6 +77,7 @@ const ALL: &[&SubCommand] = &[
     &store::STORE_VERIFY,
     &store::STORE_DUMP,
     &store::STORE_REBUILD,
+    &retention::RETENTION_EXPLAIN,
 ];
 
 /// Commands of the original that we do not have, and why or what to do instead.

@@ -24,6 +24,7 @@ pub(crate) mod offset;
 pub(crate) mod recall;
 pub(crate) mod relay;
 pub(crate) mod reset;
+pub(crate) mod retention;
 pub(crate) mod topic;
 
 /// The answer to an operator, or why there is none.

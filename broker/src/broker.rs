@@ -19,7 +19,7 @@ use agena_protocol::queue::QueueId;
 use agena_protocol::topic;
 use agena_remoting::error::BindError;
 use agena_remoting::server::Server;
-use agena_store::{Dispatched, Observer, Store, StoreError};
+use agena_store::{Dispatched, Expiry, Going, Observer, Store, StoreError};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -39,6 +39,7 @@ use crate::snapshot_files::{Saver, SnapshotError};
 use crate::stats::Stats;
 use crate::topics::Topics;
 use crate::transaction::{self, Transactions};
+use crate::unread;
 
 pub(crate) use open::start;
 
@@ -198,6 +199,10 @@ impl Broker {
         if after.namesrv_addr != before.namesrv_addr {
             self.registration.follow(self);
         }
+        match open::retention(&after) {
+            Ok(retention) => self.store.set_retention(retention),
+            Err(error) => tracing::warn!(%error, "the rules of retention are still the old ones"),
+        }
         Ok(())
     }
 
@@ -337,6 +342,15 @@ impl Observer for Arrivals {
             && let Some(broker) = self.broker.get().and_then(Weak::upgrade)
         {
             pull::answer_ready(&broker);
+        }
+    }
+
+    fn going(&self, going: &Going) {
+        // By age a file goes in its time; what goes before it, somebody may still have wanted.
+        if going.why != Expiry::Age
+            && let Some(broker) = self.broker.get().and_then(Weak::upgrade)
+        {
+            unread::say_lost(&broker, going);
         }
     }
 }

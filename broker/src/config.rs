@@ -163,6 +163,9 @@ broker_config! {
     clean_resource_interval: Duration = "cleanResourceInterval", Duration::from_secs(10);
     /// Whether removing old segments regardless of age is allowed.
     clean_file_forcibly_enable: bool = "cleanFileForciblyEnable", true;
+    /// Bytes of all log files together above which the oldest go whatever their age, read or not; 0 for no such limit. The
+    /// file that is written to stays. Changes at run time. Our own key.
+    log_bytes_max: u64 = "logBytesMax", 0;
     /// Bytes of a message's body. Changes at run time.
     max_message_size: u32 = "maxMessageSize", 4_194_304;
     /// Whether a send to an unknown topic may create it.

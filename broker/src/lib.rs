@@ -29,6 +29,7 @@ pub mod snapshot_files;
 mod stats;
 pub mod topics;
 mod transaction;
+mod unread;
 pub mod versioned_table;
 
 pub use broker::{Broker, Identity, RunningBroker, StartError};

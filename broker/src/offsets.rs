@@ -177,6 +177,32 @@ impl Offsets {
         groups
     }
 
+    /// Gives every committed offset of every group to `each`, until that says stop; `only` names one topic. No lock is held
+    /// while `each` runs.
+    pub(crate) fn visit(
+        &self,
+        only: Option<&str>,
+        mut each: impl FnMut(&Arc<str>, &Arc<str>, &BTreeMap<QueueId, QueueOffset>) -> bool,
+    ) {
+        for shard in &self.shards {
+            let mut places = Vec::new();
+            for (group, topics) in shard.read().iter() {
+                let wanted = topics
+                    .iter()
+                    .filter(|(topic, _)| only.is_none_or(|only| only == &***topic));
+                places.extend(wanted.map(|(topic, progress)| {
+                    (Arc::clone(group), Arc::clone(topic), Arc::clone(progress))
+                }));
+            }
+            for (group, topic, progress) in places {
+                let committed = progress.lock().committed.clone();
+                if !each(&group, &topic, &committed) {
+                    return;
+                }
+            }
+        }
+    }
+
     /// Forgets a topic, for all groups.
     pub(crate) fn remove_topic(&self, topic: &str) {
         for shard in &self.shards {

@@ -222,6 +222,7 @@ fn operators(code: RequestCode) -> Option<RefusableClerk> {
         RequestCode::SetMessageRequestMode => assignment::set_mode,
         RequestCode::GetAllMessageRequestMode => assignment::all_modes,
         RequestCode::RecallMessage => admin::recall::recall,
+        RequestCode::ExplainRetention => admin::retention::explain,
         _ => return None,
     })
 }

@@ -17,6 +17,7 @@ pub mod offsets;
 pub mod queue_locks;
 pub mod register_broker;
 pub mod replication;
+pub mod retention;
 pub mod route;
 pub mod running_info;
 pub mod static_topic;

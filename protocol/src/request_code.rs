@@ -199,4 +199,5 @@ request_codes! {
     PollingInfo = 200055, "POLLING_INFO";
     PopRollback = 200056, "POP_ROLLBACK";
     BatchAckMessage = 200151, "BATCH_ACK_MESSAGE";
+    ExplainRetention = 900001, "EXPLAIN_RETENTION";
 }

@@ -30,6 +30,9 @@ pub(crate) struct GroupCommit {
     /// Everything below is on the device. Written by the committing thread after the sync returned; whoever loads it may
     /// conclude just that.
     durable: AtomicU64,
+    /// The same, and consumers can see it: what acknowledgements wait for. Written by the committing thread behind the
+    /// dispatch, which is behind the sync.
+    visible: AtomicU64,
     /// Async mode: whether the thread knows that something is dirty. Appenders set it and wake the thread.
     dirty: AtomicBool,
     state: Mutex<State>,
@@ -78,6 +81,7 @@ impl GroupCommit {
             clock,
             durability,
             durable: AtomicU64::new(durable),
+            visible: AtomicU64::new(durable),
             dirty: AtomicBool::new(false),
             state: Mutex::default(),
             wanted: Condvar::new(),
@@ -111,12 +115,12 @@ impl GroupCommit {
         let Durability::Device { timeout } = self.durability else {
             return then(Ok(()));
         };
-        if ack.end <= self.durable() {
+        if ack.end <= self.visible.load(Ordering::Acquire) {
             return then(Ok(()));
         }
         let mut state = self.state.lock();
-        // Again under the lock: the committing thread takes waiters out under it, after it moved `durable` on.
-        let resolved = if ack.end <= self.durable() {
+        // Again under the lock: the committing thread takes waiters out under it, after it moved `visible` on.
+        let resolved = if ack.end <= self.visible.load(Ordering::Acquire) {
             Some(Ok(()))
         } else if state.failed {
             Some(Err(FlushError::Failed))
@@ -172,6 +176,7 @@ impl GroupCommit {
                 Ok(durable) => {
                     last_sync = self.clock.monotonic();
                     synced(durable);
+                    self.visible.store(durable, Ordering::Release);
                     self.resolve(durable);
                 }
                 Err(error) => {

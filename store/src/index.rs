@@ -237,9 +237,12 @@ impl Index {
         let mut whole = true;
         while let Some(last) = files.last_mut() {
             let first = last.first_from(from);
-            if last.is_consistent(first, log_end) {
+            let holds = last.is_consistent(first, from..log_end);
+            if holds {
                 last.take_back(first);
-            } else {
+            }
+            // A slot may have been written without its entry.
+            if !holds || !last.slots_are_below(first) {
                 whole = false;
                 last.rebuild_slots(first);
             }

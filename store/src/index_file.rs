@@ -8,6 +8,7 @@
 //! Entry 0 is never used. The functions here keep nothing in memory: what the mapping says is what there is. Apache:
 //! `IndexFile`; spec/store.md §4.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -231,37 +232,43 @@ impl IndexFile {
     }
 
     /// Whether the entries from number `from` on can have come about by putting them: recovery asks before it takes some
-    /// back. The slots are looked at as a whole.
-    pub(crate) fn is_consistent(&self, from: u32, log_end: u64) -> bool {
+    /// back. All of them are of records in `log`. The slots are looked at as a whole.
+    pub(crate) fn is_consistent(&self, from: u32, log: Range<u64>) -> bool {
         let next_entry = self.next_entry();
-        let slots_hold =
-            (0..self.shape.slots).all(|slot| self.u32(self.shape.slot_at(slot)) < next_entry);
-        let mut last_offset = 0;
-        slots_hold
+        let mut last_offset = log.start;
+        self.slots_are_below(next_entry)
             && (from..next_entry).all(|number| {
                 let entry = self.entry(number);
                 let ascends = entry.physical_offset >= last_offset;
                 last_offset = entry.physical_offset;
                 let newest = self.u32(self.shape.slot_at(entry.hash % self.shape.slots));
                 ascends
-                    && entry.physical_offset < log_end.max(1)
+                    && entry.physical_offset < log.end.max(1)
                     && entry.older < number
                     && newest >= number
             })
     }
 
-    /// The first entry whose record does not lie below `offset`.
+    /// Whether no slot points to entry `number` or behind it.
+    pub(crate) fn slots_are_below(&self, number: u32) -> bool {
+        (0..self.shape.slots).all(|slot| self.u32(self.shape.slot_at(slot)) < number)
+    }
+
+    /// The first entry whose record does not lie below `offset`, or that a power cut tore. Entries of records below are
+    /// whole; among those behind, some may be zeros, and one that lies across two sectors may be half of each.
     pub(crate) fn first_from(&self, offset: u64) -> u32 {
-        let (mut low, mut high) = (1, self.next_entry());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.entry(middle).physical_offset >= offset {
-                high = middle;
-            } else {
-                low = middle + 1;
-            }
+        let is_below = |number| {
+            let entry = self.entry(number);
+            let is_blank = entry.hash == 0 && entry.physical_offset == 0 && entry.older == 0;
+            entry.physical_offset < offset && !is_blank
+        };
+        let mut first = self.next_entry();
+        // Backwards, because halving could be misled; what is passed over is taken back anyway. Two torn ones are never
+        // neighbours.
+        while first > 1 && !(is_below(first - 1) && (first < 3 || is_below(first - 2))) {
+            first -= 1;
         }
-        low
+        first
     }
 
     /// Takes the entries from number `from` on back, newest first, as if they had never been put.

@@ -195,7 +195,9 @@ impl SegmentedLog {
         let Some(writer) = self.next.lock().writer.take() else {
             return Ok(());
         };
-        self.remove_file(writer.segment())
+        self.remove_file(writer.segment())?;
+        // Back after a power cut, it would stand behind the end that a clean stop wrote down.
+        self.sync_names()
     }
 
     /// Removes the file of `segment` and takes it out of the log, if it is the first and not the last; slices of it stay

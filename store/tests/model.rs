@@ -210,7 +210,12 @@ impl Case {
         let old = std::mem::replace(&mut self.topics[at], format!("T{at}-{}", self.tag));
         self.note(format!("delete {old}"));
         store.delete_topic(&old).unwrap();
-        assert_eq!(store.max_offset(&old, QueueId::new(0)).number(), 0);
+        let mut queues = self.model.iter().filter(|((topic, _), _)| *topic == old);
+        // A message on its way to the device makes its queue anew when it gets there.
+        let is_quiet = !self.is_sync || queues.all(|(_, queue)| queue.acked_end == queue.next);
+        if is_quiet {
+            assert_eq!(store.max_offset(&old, QueueId::new(0)).number(), 0);
+        }
         self.model.retain(|(topic, _), _| *topic != old);
     }
 

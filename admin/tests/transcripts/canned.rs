@@ -129,6 +129,11 @@ fn answer(request: &Command, address: &str) -> Command {
         RequestCode::GetMaxOffset => {
             Command::success().with_ext("offset", if field("topic") == "TopicNew" { 1 } else { 10 })
         }
+        RequestCode::ExplainRetention if field("topic") == "OfTheOriginal" => refuse(
+            ResponseCode::RequestCodeNotSupported,
+            " request type 900001 not supported",
+        ),
+        RequestCode::ExplainRetention => Command::success().with_body(retention().into_bytes()),
         // Everything that changes something.
         _ => Command::success(),
     }
@@ -174,6 +179,20 @@ fn figures() -> Command {
         r#"{{"table":{{"brokerVersionDesc":"V5_3_3","brokerActive":"true","putTps":"0.0 0.08 ","getTransferredTps":"0.0 0.1 ","sendThreadPoolQueueSize":"0","sendThreadPoolQueueHeadWaitTimeMills":"0","pullThreadPoolQueueSize":"0","pullThreadPoolQueueHeadWaitTimeMills":"0","ackThreadPoolQueueSize":"0","ackThreadPoolQueueHeadWaitTimeMills":"0","pageCacheLockTimeMills":"0","earliestMessageTimeStamp":"{earliest}","commitLogDiskRatio":"0.16","timerReadBehind":"0","timerOffsetBehind":"0","timerCongestNum":"0","timerEnqueueTps":"0.0","timerDequeueTps":"0.0","msgPutTotalYesterdayMorning":"0","msgPutTotalTodayMorning":"0","msgPutTotalTodayNow":"47","msgGetTotalYesterdayMorning":"0","msgGetTotalTodayMorning":"0","msgGetTotalTodayNow":"67"}}}}"#
     );
     Command::success().with_body(text.into_bytes())
+}
+
+/// A broker with a full day behind it: one file past its time, one that is not.
+fn retention() -> String {
+    let day = 86_400_000;
+    let (now, hour) = (at("01:18:00,000"), at("04:00:00,000"));
+    format!(
+        r#"{{"diskAvailable":60129542144,"diskTotal":107374182400,"diskUsedPercent":44,"files":3,"logBytes":3221225472,"next":[{{"bytesLeft":1073741824,"due":{hour},"expires":{},"file":"/store/commitlog/00000000000000000000","from":0,"lastWritten":{},"moreGroups":3,"moreMessages":17,"to":1073741824,"unread":[{{"group":"Billing","messages":1200,"topic":"Orders"}},{{"group":"Audit","messages":1,"topic":"Orders"}}]}},{{"bytesLeft":2147483648,"due":{},"expires":{},"file":"/store/commitlog/00000000001073741824","from":1073741824,"lastWritten":{},"moreGroups":0,"moreMessages":0,"to":2147483648,"unread":[]}}],"now":{now},"rules":{{"deleteHours":[4],"expirePercent":75,"force":true,"forcePercent":85,"logBytesMax":4294967296,"refusePercent":90,"reservedMs":259200000}},"unreadIsComplete":true}}"#,
+        now - 60_000,
+        now - 60_000 - 3 * day,
+        hour + day,
+        now + day,
+        now - 2 * day,
+    )
 }
 
 /// Milliseconds of a time of the captured day, `01:18:09,172`.

@@ -324,3 +324,58 @@ fn every_command_of_ours_is_in_the_list_and_teaches_by_example() {
         );
     }
 }
+
+#[test]
+fn retention_is_explained_in_words_an_operator_can_act_on() {
+    let server = Canned::start();
+    let output = run(
+        "retentionExplain -n 127.0.0.1:25876 -b 127.0.0.1:25911",
+        &server,
+    );
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let expected = format!(
+        "\
+Broker {}
+Disk:  44 % of 100.0 GiB in use, 56.0 GiB free.
+       Above 75 % files past their time go at any hour: 31.0 GiB from here.
+       Above 85 % the oldest go whatever their age: 41.0 GiB from here.
+       Above 90 % sends are refused: 46.0 GiB from here.
+Age:   a file goes when it was last written to 72 h ago, in the hour from 04:00 on.
+Size:  3.0 GiB in 3 files; above 4.0 GiB (logBytesMax) the oldest go whatever their age.
+
+/store/commitlog/00000000000000000000
+  offsets 0 to 1073741824, last written 2026-11-18 01:17:00
+  goes at 2026-11-21 04:00:00 at the latest (past its time from 2026-11-21 01:17:00 on), or when the log grows by 1.0 GiB
+  Billing has not read 1200 messages of Orders up to here
+  Audit has not read 1 message of Orders up to here
+  and 3 more have not read 17 messages
+
+/store/commitlog/00000000001073741824
+  offsets 1073741824 to 2147483648, last written 2026-11-19 01:18:00
+  goes at 2026-11-22 04:00:00 at the latest (past its time from 2026-11-22 01:18:00 on), or when the log grows by 2.0 GiB
+  every group that commits offsets has read it
+",
+        server.address()
+    );
+    assert_eq!(printed, expected);
+
+    let output = run(
+        "retentionExplain -n 127.0.0.1:25876 -c DefaultCluster -t Orders --json",
+        &server,
+    );
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["broker"], server.address());
+    assert_eq!(document["topic"], "Orders");
+    assert_eq!(document["next"][0]["unread"][0]["messages"], 1200);
+
+    let output = run(
+        "retentionExplain -n 127.0.0.1:25876 -t OfTheOriginal",
+        &server,
+    );
+    assert_eq!(output.status.code(), Some(2));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        errors.contains("it is a broker of the original"),
+        "{errors}"
+    );
+}

@@ -335,18 +335,24 @@ fn store_config(
         scan_bytes: u64::from(config.max_filter_message_size),
         ..ReadLimits::default()
     };
-    store.retention = Retention {
+    store.retention = retention(config)?;
+    store.is_batch_topic = Arc::new(move |topic| batch_topics.contains(topic));
+    Ok(store)
+}
+
+/// The rules by which log files go.
+pub(super) fn retention(config: &BrokerConfig) -> Result<Retention, ConfigError> {
+    Ok(Retention {
         reserved: config.file_reserved_time.duration(),
         delete_hours: hours(config)?,
         expire_ratio: config.disk_max_used_space_ratio,
         force_ratio: config.disk_space_clean_forcibly_ratio,
         force: config.clean_file_forcibly_enable,
         refuse_ratio: config.disk_space_warning_level_ratio,
+        log_bytes_max: Some(config.log_bytes_max).filter(|bytes| *bytes > 0),
         interval: config.clean_resource_interval,
         ..Retention::default()
-    };
-    store.is_batch_topic = Arc::new(move |topic| batch_topics.contains(topic));
-    Ok(store)
+    })
 }
 
 fn delay_levels(config: &BrokerConfig) -> Result<Vec<Duration>, ConfigError> {

@@ -99,6 +99,14 @@ header! {
 }
 
 header! {
+    /// What retention removes next: code 900001, our own.
+    pub struct ExplainRetentionRequest<'e> {
+        /// Only groups' unread messages of this topic.
+        topic: Option<&'e str> = "topic",
+    }
+}
+
+header! {
     /// The version of the settings; the body is their text.
     pub struct GetBrokerConfigResponse<'e> {
         /// A `DataVersion` in JSON.
