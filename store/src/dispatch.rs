@@ -32,6 +32,11 @@ pub trait Observer: Send + Sync + 'static {
 
     /// The end of a run of records: time to wake who waits, once.
     fn dispatched_all(&self) {}
+
+    /// Messages are refused from now on, or taken again: [`Store::is_writable`](crate::Store::is_writable) and
+    /// [`Store::read_only_reason`](crate::Store::read_only_reason) tell which. Called by whoever met the cause, an append
+    /// perhaps: must be short and may not call back into the store.
+    fn writability_changed(&self) {}
 }
 
 /// An observer that keeps nothing.

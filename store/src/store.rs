@@ -86,7 +86,7 @@ impl Store {
         let abort = AbortMark::of(&config.root);
         let unclean = abort.is_set(&*medium);
         abort.set(&*medium)?;
-        let (parts, opened) = recovery::open(&config, &clock, observer, unclean)?;
+        let (parts, opened) = recovery::open(&config, &clock, Arc::clone(&observer), unclean)?;
         let opened_end = parts.log.end();
         let commit = GroupCommit::new(
             medium,
@@ -106,7 +106,7 @@ impl Store {
             index: parts.index,
             dispatcher: parts.dispatcher,
             commit,
-            health: Health::default(),
+            health: Health::new(observer),
             alarm: Alarm::default(),
             checkpoint: Mutex::new(parts.checkpoint),
             opened_end,

@@ -220,11 +220,13 @@ fn check(store: &Store, kind: Kind, history: &History, what: &str) -> Messages {
     }
     let possible = history.possible.lock().unwrap();
     for (place, body) in &found {
+        let start = |body: &[u8]| String::from_utf8_lossy(&body[..17]).into_owned();
+        let expected = possible.get(place);
         assert!(
-            possible
-                .get(place)
-                .is_some_and(|bodies| bodies.contains(body)),
-            "{what}: {place:?} was gone and is back, or was never there"
+            expected.is_some_and(|bodies| bodies.contains(body)),
+            "{what}: {place:?} was gone and is back, or was never there: {}, possible were {:?}",
+            start(body),
+            expected.map(|bodies| bodies.iter().map(|body| start(body)).collect::<Vec<_>>()),
         );
     }
     found
@@ -270,7 +272,8 @@ fn live(
             tally.rebuilt += u64::from(report.rebuilt);
         }
     }
-    let found = check(&store, kind, history, what);
+    let what = format!("{what}, opened as {opened:?}");
+    let found = check(&store, kind, history, &what);
     let history = history.found(&found);
     *current.lock().unwrap() = history.clone();
     for _ in 0..random.below(40) {
@@ -279,7 +282,7 @@ fn live(
     }
     if random.below(2) == 0 {
         store.close().unwrap();
-        assert_verified(base, what);
+        assert_verified(base, &what);
     }
     drop(store);
     let histories = std::mem::take(&mut *histories.lock().unwrap());
@@ -309,9 +312,10 @@ fn open_and_verify(base: &Path, kind: Kind, history: &History, tally: &mut Tally
     let clock = Arc::new(SystemClock::new());
     let (store, opened) = Store::open(config(base, kind, medium), clock, Arc::new(()))
         .unwrap_or_else(|error| panic!("{what}: {error}"));
-    check(&store, kind, history, what);
+    let what = format!("{what}, opened as {opened:?}");
+    check(&store, kind, history, &what);
     store.close().unwrap();
-    assert_verified(base, &format!("{what}, opened as {opened:?}"));
+    assert_verified(base, &what);
     tally.images += 1;
     tally.promises += history.promises();
 }
