@@ -33,7 +33,7 @@ use faulty::FaultyMedium;
 use support::{all, append, durable, message, properties, small};
 
 /// Images that a plain test run opens.
-const IMAGES: u64 = 300;
+const IMAGES: u64 = 250;
 const QUEUES: u32 = 3;
 /// How often an image of an image lives on.
 const GENERATIONS: u32 = 3;
@@ -115,7 +115,22 @@ struct Tally {
     clean: u64,
     torn: u64,
     damaged: u64,
+    mended: u64,
     rebuilt: u64,
+}
+
+impl Tally {
+    fn opened(&mut self, opened: &Opened) {
+        match opened {
+            Opened::Clean => self.clean += 1,
+            Opened::Recovered(report) => {
+                self.torn += u64::from(report.torn.is_some());
+                self.damaged += u64::from(!report.damage.is_empty());
+                self.mended += u64::from(report.entries_mended > 0);
+                self.rebuilt += u64::from(report.rebuilt);
+            }
+        }
+    }
 }
 
 fn config(base: &Path, kind: Kind, medium: Arc<FaultyMedium>) -> StoreConfig {
@@ -264,14 +279,7 @@ fn live(
     let clock = Arc::new(FastClock(SystemClock::new()));
     let (store, opened) = Store::open(config(base, kind, medium.clone()), clock, Arc::new(()))
         .unwrap_or_else(|error| panic!("{what}: {error}"));
-    match &opened {
-        Opened::Clean => tally.clean += 1,
-        Opened::Recovered(report) => {
-            tally.torn += u64::from(report.torn.is_some());
-            tally.damaged += u64::from(!report.damage.is_empty());
-            tally.rebuilt += u64::from(report.rebuilt);
-        }
-    }
+    tally.opened(&opened);
     let what = format!("{what}, opened as {opened:?}");
     let found = check(&store, kind, history, &what);
     let history = history.found(&found);
@@ -313,6 +321,7 @@ fn open_and_verify(base: &Path, kind: Kind, history: &History, tally: &mut Tally
     let (store, opened) = Store::open(config(base, kind, medium), clock, Arc::new(()))
         .unwrap_or_else(|error| panic!("{what}: {error}"));
     let what = format!("{what}, opened as {opened:?}");
+    tally.opened(&opened);
     check(&store, kind, history, &what);
     store.close().unwrap();
     assert_verified(base, &what);
