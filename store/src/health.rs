@@ -67,6 +67,11 @@ impl Health {
         }
     }
 
+    /// Whether a write or sync failed.
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.failure.get().is_some()
+    }
+
     /// Whether an append may be tried.
     pub(crate) fn may_append(&self, now: impl FnOnce() -> Duration) -> Result<(), ReadOnlyReason> {
         if let Some(cause) = self.failure.get() {

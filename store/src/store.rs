@@ -154,6 +154,8 @@ impl Store {
             if matches!(error, StoreError::DiskFull { .. }) {
                 shared.health.disk_full(shared.clock.monotonic());
                 shared.alarm.ring_at_once();
+            } else if error.is_failed_write() {
+                shared.health.fence(error);
             }
         })?;
         let bytes = appended.placed.iter().map(|placed| u64::from(placed.bytes));
@@ -431,10 +433,10 @@ fn start_threads(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, StoreError
                 }
                 shared.alarm.ring();
             },
-            |error| shared.health.fence(&error),
+            &shared.health,
         );
     })?;
-    start("prepare", |shared| shared.log.prepare_ahead())?;
+    start("prepare", |shared| shared.log.prepare_ahead(&shared.health))?;
     start("keeper", |shared| {
         Keeper::new(shared.clock.monotonic()).run(shared);
     })?;

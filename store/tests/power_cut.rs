@@ -24,13 +24,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use agena_protocol::clock::{Clock, SystemClock};
+use agena_protocol::clock::SystemClock;
 use agena_protocol::queue::QueueId;
 use agena_store::inspect::{VerifyOptions, verify};
 use agena_store::{Durability, Opened, Store, StoreConfig};
 use device::{Captured, Random, fast_dir};
 use faulty::FaultyMedium;
-use support::{all, append, durable, message, properties, small};
+use support::{FastClock, all, append, durable, message, properties, small};
 
 /// Images that a plain test run opens.
 const IMAGES: u64 = 250;
@@ -40,20 +40,6 @@ const GENERATIONS: u32 = 3;
 
 /// (queue, number) -> body.
 type Messages = BTreeMap<(u32, u64), Vec<u8>>;
-
-/// A clock by which a second passes in half a millisecond: the store's housekeeping runs all the time.
-#[derive(Debug)]
-struct FastClock(SystemClock);
-
-impl Clock for FastClock {
-    fn now_ms(&self) -> i64 {
-        self.0.now_ms()
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.0.monotonic() * 2000
-    }
-}
 
 /// What is true of a store whatever happens to it.
 #[derive(Debug, Clone, Default)]
@@ -276,7 +262,7 @@ fn live(
         }
     };
     medium.cut_at(cuts, Box::new(witness));
-    let clock = Arc::new(FastClock(SystemClock::new()));
+    let clock = Arc::new(FastClock::default());
     let (store, opened) = Store::open(config(base, kind, medium.clone()), clock, Arc::new(()))
         .unwrap_or_else(|error| panic!("{what}: {error}"));
     tally.opened(&opened);
