@@ -19,9 +19,12 @@ use agena_protocol::queue::QueueId;
 use agena_protocol::topic;
 use agena_remoting::error::BindError;
 use agena_remoting::server::Server;
+use agena_store::medium::DiskMedium;
+#[cfg(feature = "temp")]
+use agena_store::medium::Medium;
 use agena_store::{Dispatched, Expiry, Going, Observer, Store, StoreError};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::admin::assignment::RequestModes;
 use crate::admin::broker::ColdReadThresholds;
@@ -45,6 +48,9 @@ pub(crate) use open::start;
 
 /// How long answers that are owed may take at a stop.
 const STOP_GRACE: Duration = Duration::from_secs(3);
+
+/// Name servers hear of a change of the write permission at most so often.
+const PERMISSION_PAUSE: Duration = Duration::from_millis(200);
 
 /// Pause between looks at what became old: silent clients, expired locks, the turn of the day.
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(10);
@@ -113,6 +119,8 @@ pub struct Broker {
     pub(crate) runtime: tokio::runtime::Handle,
     /// SYNC_FLUSH: answers to sends wait for the device unless the producer says otherwise. Fixed at the start.
     pub(crate) waits_for_device: bool,
+    /// The store takes messages no more, or again: told at once, looked at by [`keep_permission`].
+    writability: Arc<Notify>,
     next_queue: AtomicU32,
     saver: Arc<Saver>,
     stopping: watch::Sender<bool>,
@@ -124,7 +132,7 @@ impl Broker {
     /// # Errors
     /// [`StartError`]; nothing is left running.
     pub async fn start(config: BrokerConfig) -> Result<RunningBroker, StartError> {
-        start(config, None).await
+        start(config, None, Arc::new(DiskMedium)).await
     }
 
     /// A broker with an empty store in a directory of its own, on free ports of the loopback, known to no name server.
@@ -142,7 +150,19 @@ impl Broker {
     /// # Errors
     /// [`StartError`].
     #[cfg(feature = "temp")]
-    pub async fn temp_with(mut config: BrokerConfig) -> Result<RunningBroker, StartError> {
+    pub async fn temp_with(config: BrokerConfig) -> Result<RunningBroker, StartError> {
+        Self::temp_on(config, Arc::new(DiskMedium)).await
+    }
+
+    /// [`Broker::temp_with`] whose store has its files on `medium`, which may fail.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    #[cfg(feature = "temp")]
+    pub async fn temp_on(
+        mut config: BrokerConfig,
+        medium: Arc<dyn Medium>,
+    ) -> Result<RunningBroker, StartError> {
         let directory = tempfile::tempdir().map_err(|source| StartError::System {
             what: "no temporary directory",
             source,
@@ -156,7 +176,7 @@ impl Broker {
         config.mapped_file_size_commit_log = config.mapped_file_size_commit_log.min(16 << 20);
         config.max_hash_slot_num = config.max_hash_slot_num.min(5000);
         config.max_index_num = config.max_index_num.min(20_000);
-        let mut running = start(config, None).await?;
+        let mut running = start(config, None, medium).await?;
         running.directory = Some(directory);
         Ok(running)
     }
@@ -310,6 +330,7 @@ struct Arrivals {
     delay: OnceLock<Weak<Delay>>,
     /// Set once the broker is built. Before that nobody waits.
     broker: OnceLock<Weak<Broker>>,
+    writability: Arc<Notify>,
 }
 
 impl Observer for Arrivals {
@@ -337,6 +358,10 @@ impl Observer for Arrivals {
         });
     }
 
+    fn writability_changed(&self) {
+        self.writability.notify_one();
+    }
+
     fn dispatched_all(&self) {
         if self.hold.has_ready()
             && let Some(broker) = self.broker.get().and_then(Weak::upgrade)
@@ -358,7 +383,6 @@ impl Observer for Arrivals {
 /// Looks after what becomes old.
 async fn keep_house(broker: Arc<Broker>) {
     let mut stopping = broker.stopping();
-    let mut was_writable = true;
     loop {
         tokio::select! {
             () = tokio::time::sleep(HOUSEKEEPING_PERIOD) => {}
@@ -367,10 +391,28 @@ async fn keep_house(broker: Arc<Broker>) {
         broker.sessions.expire();
         broker.order_locks.forget_expired();
         broker.stats.turn_of_day(broker.clock.now_ms());
+    }
+}
+
+/// Takes the write permission out of the routes as soon as the store refuses messages, and gives it back when it takes
+/// them again.
+async fn keep_permission(broker: Arc<Broker>) {
+    let mut stopping = broker.stopping();
+    let mut was_writable = true;
+    loop {
         let is_writable = broker.store.is_writable();
         if is_writable != was_writable {
             was_writable = is_writable;
+            tracing::warn!(is_writable, reason = ?broker.store.read_only_reason(), "telling the name servers");
+            // Name servers look at the topics again only under a new version.
+            broker.topics.bump_version();
             broker.registration.changed_everything();
+            // On a disk that is nearly full, space comes and goes.
+            tokio::time::sleep(PERMISSION_PAUSE).await;
+        }
+        tokio::select! {
+            () = broker.writability.notified() => {}
+            _ = stopping.wait_for(|stops| *stops) => return,
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use agena_store::medium::DiskMedium;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -118,7 +120,7 @@ fn serve(flags: &Flags) -> Result<(), StartError> {
             source,
         })?;
     runtime.block_on(async {
-        let running = start(config, flags.config.clone()).await?;
+        let running = start(config, flags.config.clone(), Arc::new(DiskMedium)).await?;
         announce(&running);
         stop_signal().await?;
         tracing::info!("stopping");

@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 
 use crate::append_batch::{AppendBatch, Placed};
 use crate::error::StoreError;
+use crate::health::Health;
 use crate::medium::Medium;
 use crate::queue_table::Queue;
 use crate::segment::{Segment, SegmentWriter};
@@ -427,7 +428,7 @@ impl CommitLog {
 
     /// The thread that prepares ahead of the tail: reserves space, faults pages in, makes the next file. Sleeps until
     /// an append has used up half of what is there. Returns when the log is sealed.
-    pub(crate) fn prepare_ahead(&self) {
+    pub(crate) fn prepare_ahead(&self, health: &Health) {
         loop {
             let segment = self
                 .tail
@@ -435,8 +436,12 @@ impl CommitLog {
                 .writer
                 .as_ref()
                 .map(|writer| writer.segment().clone());
-            if let Some(segment) = segment {
-                self.prepare_behind(&segment);
+            if let Some(segment) = segment
+                && let Err(error) = self.prepare_behind(&segment)
+                && error.is_failed_write()
+            {
+                health.fence(&error);
+                return;
             }
             let mut state = self.ahead.state.lock();
             while !state.wanted && !state.stopped {
@@ -449,14 +454,15 @@ impl CommitLog {
         }
     }
 
-    /// Errors are left to the append that meets them: it can answer its producer.
-    fn prepare_behind(&self, segment: &Arc<Segment>) {
+    /// A full disk is left to the append that meets it: it can answer its producer.
+    fn prepare_behind(&self, segment: &Arc<Segment>) -> Result<(), StoreError> {
         let end = self.end();
         let left = segment.limit().saturating_sub(end);
-        let _ = segment.reserve(&*self.medium, end + RESERVE_STEP / 2, RESERVE_STEP);
-        if left < RESERVE_STEP {
+        let mut prepared = segment.reserve(&*self.medium, end + RESERVE_STEP / 2, RESERVE_STEP);
+        if left < RESERVE_STEP && prepared.is_ok() {
             let bytes = RESERVE_STEP.min(self.log.segment_bytes());
-            self.log
+            prepared = self
+                .log
                 .prepare(segment.limit(), bytes, self.populate_ahead);
         }
         while segment.populate(self.end() + self.populate_ahead, POPULATE_STEP) {}
@@ -464,6 +470,7 @@ impl CommitLog {
         self.ahead
             .wake_at
             .store(end + self.populate_ahead / 2, Ordering::Relaxed);
+        prepared
     }
 }
 

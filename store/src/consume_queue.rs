@@ -302,6 +302,19 @@ impl Queue {
         fill: bool,
     ) -> Result<Put, StoreError> {
         let mut state = self.state.lock();
+        let is_headless = self.kind == Kind::Simple
+            && !state.log.is_virgin()
+            && new.queue_offset < state.log.start();
+        if is_headless {
+            // The record is there, so retention did not take the entry: files in front of the others are lost. All of
+            // the queue is built anew.
+            state.log.remove_all(files, &self.name)?;
+            state.begin_at(self.kind, 0);
+            state.physical_end = 0;
+            if !fill {
+                return Ok(Put::Hole);
+            }
+        }
         if new.queue_offset > state.max {
             if state.log.is_virgin() {
                 state.begin_at(self.kind, new.queue_offset);

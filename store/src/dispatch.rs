@@ -38,6 +38,11 @@ pub trait Observer: Send + Sync + 'static {
     /// A log file goes, and with it the messages that nobody has read. Called in front of the removal, by the thread that
     /// looks after the store: it may read from the store, and should not take long.
     fn going(&self, _going: &Going) {}
+
+    /// Messages are refused from now on, or taken again: [`Store::is_writable`](crate::Store::is_writable) and
+    /// [`Store::read_only_reason`](crate::Store::read_only_reason) tell which. Called by whoever met the cause, an append
+    /// perhaps: must be short and may not call back into the store.
+    fn writability_changed(&self) {}
 }
 
 /// An observer that keeps nothing.

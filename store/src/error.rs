@@ -92,6 +92,20 @@ impl StoreError {
         }
     }
 
+    /// Whether a device failed in changing or keeping what it has; as opposed to a file that cannot be opened now, for want
+    /// of descriptors perhaps, and to a full disk.
+    pub(crate) fn is_failed_write(&self) -> bool {
+        match self {
+            Self::Io { operation, .. } => {
+                matches!(
+                    *operation,
+                    "sync" | "write" | "zero" | "extend" | "allocate"
+                )
+            }
+            _ => false,
+        }
+    }
+
     /// A file that is not what it should be.
     pub(crate) fn layout(file: &Path, reason: impl Into<String>) -> Self {
         Self::Layout {

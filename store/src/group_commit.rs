@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::commit_log::CommitLog;
 use crate::durability::{Ack, Durability, FlushError};
 use crate::error::StoreError;
+use crate::health::Health;
 use crate::medium::Medium;
 
 /// What runs when an acknowledgement resolves.
@@ -158,13 +159,9 @@ impl GroupCommit {
     }
 
     /// The committing thread. `synced` runs behind every sync and before its acknowledgements, with the new durable
-    /// end; `failed` runs once, when a sync fails, and before anybody is told. Returns when stopped or failed.
-    pub(crate) fn run(
-        &self,
-        log: &CommitLog,
-        mut synced: impl FnMut(u64),
-        failed: impl FnOnce(StoreError),
-    ) {
+    /// end. A sync that fails fences the store before anybody is told; and where acknowledgements wait for the device,
+    /// none follows whatever fenced it. Returns when stopped or failed.
+    pub(crate) fn run(&self, log: &CommitLog, mut synced: impl FnMut(u64), health: &Health) {
         let mut last_sync = self.clock.monotonic();
         loop {
             if !self.wait_for_work(log, last_sync) {
@@ -176,11 +173,15 @@ impl GroupCommit {
                 Ok(durable) => {
                     last_sync = self.clock.monotonic();
                     synced(durable);
+                    if self.durability.is_device() && health.is_fenced() {
+                        self.fail();
+                        return;
+                    }
                     self.visible.store(durable, Ordering::Release);
                     self.resolve(durable);
                 }
                 Err(error) => {
-                    failed(error);
+                    health.fence(&error);
                     self.fail();
                     return;
                 }

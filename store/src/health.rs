@@ -3,18 +3,20 @@
 //! A failed write or sync is final: the store is read-only until an operator opens it anew. A full disk is not: the store
 //! refuses, looks again, and goes on by itself.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::dispatch::Observer;
 use crate::error::StoreError;
 
 /// After a refusal for want of space, appends are refused untried for so long.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// The state that every append looks at first.
-#[derive(Debug, Default)]
 pub(crate) struct Health {
+    /// Told of every change.
+    observer: Arc<dyn Observer>,
     /// Set once, by whoever met the failure first.
     failure: OnceLock<String>,
     /// The last attempt to get space failed.
@@ -36,17 +38,37 @@ pub enum ReadOnlyReason {
     DiskRatio,
 }
 
+impl std::fmt::Debug for Health {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Health")
+            .field("reason", &self.reason())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Health {
+    /// Messages are taken.
+    pub(crate) fn new(observer: Arc<dyn Observer>) -> Self {
+        Self {
+            observer,
+            failure: OnceLock::new(),
+            disk_full: AtomicBool::new(false),
+            over_ratio: AtomicBool::new(false),
+            retry_at_ms: AtomicU64::new(0),
+        }
+    }
+
     /// Nothing is taken from now on.
     pub(crate) fn fence(&self, cause: &StoreError) {
         let cause = cause.to_string();
         if self.failure.set(cause.clone()).is_ok() {
             tracing::error!(%cause, "the store is read-only from now on");
+            self.observer.writability_changed();
         }
     }
 
     /// Whether a write or sync failed.
-    pub(crate) fn has_failed(&self) -> bool {
+    pub(crate) fn is_fenced(&self) -> bool {
         self.failure.get().is_some()
     }
 
@@ -83,6 +105,7 @@ impl Health {
             .store(to_ms(now + RETRY_AFTER), Ordering::Relaxed);
         if !self.disk_full.swap(true, Ordering::AcqRel) {
             tracing::warn!("no space left: messages are refused until there is");
+            self.observer.writability_changed();
         }
     }
 
@@ -90,6 +113,7 @@ impl Health {
     pub(crate) fn has_space(&self) {
         if self.disk_full.load(Ordering::Relaxed) && self.disk_full.swap(false, Ordering::AcqRel) {
             tracing::info!("there is space again: messages are taken");
+            self.observer.writability_changed();
         }
     }
 
@@ -110,6 +134,7 @@ impl Health {
                 over,
                 "the file system passed the ratio at which messages are refused"
             );
+            self.observer.writability_changed();
         }
     }
 }

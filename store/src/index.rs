@@ -231,18 +231,23 @@ impl Index {
 
     /// Prepares for the keys of records from `from` on to be added again: what the files have of them is taken back.
     /// Entries of records below `from` are kept; chains that a crash left torn are built anew. Returns whether all files
-    /// were whole.
-    pub(crate) fn take_back(&self, from: u64, log_end: u64) -> Result<bool, StoreError> {
+    /// were whole. `holds` tells whether the record at an offset has a key with a hash.
+    pub(crate) fn take_back(
+        &self,
+        from: u64,
+        log_end: u64,
+        holds: &dyn Fn(u64, u32) -> bool,
+    ) -> Result<bool, StoreError> {
         let mut files = self.files.lock();
         let mut whole = true;
         while let Some(last) = files.last_mut() {
-            let first = last.first_from(from);
-            let holds = last.is_consistent(first, from..log_end);
-            if holds {
+            let first = last.first_from(from, holds);
+            let is_whole = last.is_consistent(first, from..log_end);
+            if is_whole {
                 last.take_back(first);
             }
             // A slot may have been written without its entry.
-            if !holds || !last.slots_are_below(first) {
+            if !is_whole || !last.slots_are_below(first) {
                 whole = false;
                 last.rebuild_slots(first);
             }

@@ -79,6 +79,13 @@ struct StoredEntry {
     older: u32,
 }
 
+impl StoredEntry {
+    /// Whether nothing was written here.
+    fn is_blank(&self) -> bool {
+        (self.hash, self.physical_offset, self.seconds, self.older) == (0, 0, 0, 0)
+    }
+}
+
 impl IndexFile {
     /// Maps the file, or makes it: then it continues where `last` ends.
     pub(crate) fn open(
@@ -243,6 +250,7 @@ impl IndexFile {
                 last_offset = entry.physical_offset;
                 let newest = self.u32(self.shape.slot_at(entry.hash % self.shape.slots));
                 ascends
+                    && !entry.is_blank()
                     && entry.physical_offset < log.end.max(1)
                     && entry.older < number
                     && newest >= number
@@ -254,21 +262,24 @@ impl IndexFile {
         (0..self.shape.slots).all(|slot| self.u32(self.shape.slot_at(slot)) < number)
     }
 
-    /// The first entry whose record does not lie below `offset`, or that a power cut tore. Entries of records below are
-    /// whole; among those behind, some may be zeros, and one that lies across two sectors may be half of each.
-    pub(crate) fn first_from(&self, offset: u64) -> u32 {
-        let is_below = |number| {
+    /// The first entry behind the last one that is whole and of a record below `offset`. What was not synced before a
+    /// power cut may be there in parts: an entry counts if it does not lie before its neighbour, and if `holds` says that
+    /// the record at its offset has a key with its hash.
+    pub(crate) fn first_from(&self, offset: u64, holds: &dyn Fn(u64, u32) -> bool) -> u32 {
+        let is_whole = |number: u32| {
             let entry = self.entry(number);
-            let is_blank = entry.hash == 0 && entry.physical_offset == 0 && entry.older == 0;
-            entry.physical_offset < offset && !is_blank
+            let is_behind =
+                number == 1 || self.entry(number - 1).physical_offset <= entry.physical_offset;
+            entry.physical_offset < offset
+                && is_behind
+                && !entry.is_blank()
+                && holds(entry.physical_offset, entry.hash)
         };
-        let mut first = self.next_entry();
-        // Backwards, because halving could be misled; what is passed over is taken back anyway. Two torn ones are never
-        // neighbours.
-        while first > 1 && !(is_below(first - 1) && (first < 3 || is_below(first - 2))) {
-            first -= 1;
+        let mut behind = self.next_entry();
+        while behind > 1 && !is_whole(behind - 1) {
+            behind -= 1;
         }
-        first
+        behind
     }
 
     /// Takes the entries from number `from` on back, newest first, as if they had never been put.

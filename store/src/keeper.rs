@@ -149,7 +149,7 @@ impl Keeper {
         {
             self.last_retention = now;
             if let Err(error) = retention::run(shared, false) {
-                if shared.health.has_failed() {
+                if shared.health.is_fenced() {
                     return Err(error);
                 }
                 // A file that cannot be removed is no reason to take no more messages.

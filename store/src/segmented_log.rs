@@ -163,19 +163,17 @@ impl SegmentedLog {
 
     /// Makes the segment that begins at `base` for the roll that comes, unless it is there, or already in use: who
     /// prepares may be late, and the file of a segment in use must neither be made nor be thrown away again.
-    pub(crate) fn prepare(&self, base: u64, reserve: u64, populate: u64) {
+    pub(crate) fn prepare(&self, base: u64, reserve: u64, populate: u64) -> Result<(), StoreError> {
         let mut next = self.next.lock();
         if next.writer.is_some() || next.handed_out.is_some_and(|last| base <= last) {
-            return;
+            return Ok(());
         }
-        // Errors are left to the append that meets them: it can answer its producer.
-        let Ok(writer) = self.create(base, reserve) else {
-            return;
-        };
+        let writer = self.create(base, reserve)?;
         let segment = Arc::clone(writer.segment());
         next.writer = Some(writer);
         drop(next);
         segment.populate(base + populate, populate);
+        Ok(())
     }
 
     /// Takes back a segment that was handed out and is not needed yet.

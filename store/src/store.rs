@@ -90,7 +90,7 @@ impl Store {
         let abort = AbortMark::of(&config.root);
         let unclean = abort.is_set(&*medium);
         abort.set(&*medium)?;
-        let (parts, opened) = recovery::open(&config, &clock, observer, unclean)?;
+        let (parts, opened) = recovery::open(&config, &clock, Arc::clone(&observer), unclean)?;
         let opened_end = parts.log.end();
         let commit = GroupCommit::new(
             medium,
@@ -113,7 +113,7 @@ impl Store {
             index: parts.index,
             dispatcher: parts.dispatcher,
             commit,
-            health: Health::default(),
+            health: Health::new(observer),
             alarm: Alarm::default(),
             checkpoint: Mutex::new(parts.checkpoint),
             opened_end,
@@ -161,6 +161,8 @@ impl Store {
             if matches!(error, StoreError::DiskFull { .. }) {
                 shared.health.disk_full(shared.clock.monotonic());
                 shared.alarm.ring_at_once();
+            } else if error.is_failed_write() {
+                shared.health.fence(error);
             }
         })?;
         let bytes = appended.placed.iter().map(|placed| u64::from(placed.bytes));
@@ -464,10 +466,10 @@ fn start_threads(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, StoreError
                 }
                 shared.alarm.ring();
             },
-            |error| shared.health.fence(&error),
+            &shared.health,
         );
     })?;
-    start("prepare", |shared| shared.log.prepare_ahead())?;
+    start("prepare", |shared| shared.log.prepare_ahead(&shared.health))?;
     start("keeper", |shared| {
         Keeper::new(shared.clock.monotonic()).run(shared);
     })?;

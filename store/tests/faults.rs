@@ -20,21 +20,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agena_protocol::queue::QueueId;
-use agena_store::{Opened, Store, StoreError};
-use device::Random;
+use agena_store::inspect::{VerifyOptions, verify};
+use agena_store::{Durability, Opened, ReadOnlyReason, Store, StoreError};
+use device::{Random, fast_dir};
 use faulty::{Calls, FaultyMedium};
-use support::{all, append, clock, durable, message, open, put, small, small_sync};
+use support::{FastClock, all, append, durable, message, open, put, small, small_sync};
 
 /// What was acknowledged: (queue, number) -> body.
 type Acked = BTreeMap<(u32, u64), Vec<u8>>;
-
-fn open_faulty(root: &Path, sync: bool) -> (Arc<Store>, Arc<FaultyMedium>) {
-    let medium = Arc::new(FaultyMedium::new(root));
-    let mut config = if sync { small_sync(root) } else { small(root) };
-    config.medium = medium.clone();
-    let (store, _) = Store::open(config, clock(), Arc::new(())).unwrap();
-    (store, medium)
-}
 
 fn body(random: &mut Random, tag: u64) -> Vec<u8> {
     let mut body = format!("{tag:08} ").into_bytes();
@@ -77,49 +70,75 @@ fn check_acked(store: &Store, acked: &Acked, what: &str) {
     }
 }
 
+/// Waits until a store whose device failed says so; false if it never does.
+fn is_fenced(store: &Store) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while store.read_only_reason().is_none() && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    matches!(store.read_only_reason(), Some(ReadOnlyReason::Failed(_)))
+}
+
 #[test]
 fn no_acknowledgement_follows_a_failed_sync() {
-    for n in 1..=40 {
-        let dir = tempfile::tempdir().unwrap();
+    let mut fenced_by = BTreeMap::<String, u32>::new();
+    for n in 1..=100 {
+        let dir = fast_dir();
         let mut random = Random::new(n);
         let mut acked = Acked::new();
         let mut tag = 0;
-        let (store, medium) = open_faulty(dir.path(), true);
+        let medium = Arc::new(FaultyMedium::new(dir.path()));
+        let mut config = small_sync(dir.path());
+        config.segment_bytes = 16 * 1024;
+        config.medium = medium.clone();
+        let clock = Arc::new(FastClock::default());
+        config.durability = Durability::Device {
+            timeout: Duration::from_secs(1_000_000),
+        };
+        let (store, _) = Store::open(config.clone(), clock, Arc::new(())).unwrap();
         medium.fail_nth(i64::try_from(n).unwrap(), Calls::Syncs);
         let deadline = Instant::now() + Duration::from_secs(20);
         while !medium.has_failed() && Instant::now() < deadline {
             append_some(&store, &mut random, &mut acked, &mut tag);
         }
         assert!(medium.has_failed());
-        // The call may have been one that makes the next file: then its append was refused, and the next try is whole.
-        if store.read_only_reason().is_some() {
-            let before = acked.len();
-            for _ in 0..5 {
-                append_some(&store, &mut random, &mut acked, &mut tag);
-            }
-            assert_eq!(acked.len(), before, "n {n}: acknowledged after the failure");
-            let stats = store.stats();
-            assert!(
-                stats.dispatched <= stats.flushed,
-                "n {n}: seen before it was synced"
-            );
-            assert!(matches!(
-                append(&store, &[message("T", 0, b"x", b"")]),
-                Err(StoreError::ReadOnly { .. })
-            ));
-            assert!(!store.is_writable());
+        assert!(is_fenced(&store), "n {n}: a failed sync is final");
+        let before = acked.len();
+        for _ in 0..5 {
+            append_some(&store, &mut random, &mut acked, &mut tag);
         }
+        assert_eq!(acked.len(), before, "n {n}: acknowledged after the failure");
+        let stats = store.stats();
+        assert!(
+            stats.dispatched <= stats.flushed,
+            "n {n}: seen before it was synced"
+        );
+        assert!(matches!(
+            append(&store, &[message("T", 0, b"x", b"")]),
+            Err(StoreError::ReadOnly { .. })
+        ));
+        assert!(!store.is_writable());
+        let Some(ReadOnlyReason::Failed(cause)) = store.read_only_reason() else {
+            panic!("n {n}: no reason");
+        };
+        let file = cause.split('/').nth(4).unwrap_or_default();
+        *fenced_by.entry(file.to_owned()).or_default() += 1;
         check_acked(&store, &acked, "reads go on");
+        assert!(store.close().is_err(), "n {n}: closed as if nothing were");
         drop(store);
-        let (store, _) = open(small_sync(dir.path()));
+        config.medium = Arc::new(FaultyMedium::new(dir.path()));
+        let (store, _) = open(config);
         check_acked(&store, &acked, &format!("n {n}"));
+        store.close().unwrap();
     }
+    // The log's, the queues', the index's and the checkpoint's syncs were all among them.
+    assert!(fenced_by.len() >= 2, "{fenced_by:?}");
 }
 
 #[test]
 fn any_call_may_fail_without_loss() {
-    for n in 1..=100 {
-        let dir = tempfile::tempdir().unwrap();
+    for n in 1..=200 {
+        let dir = fast_dir();
         let mut random = Random::new(n);
         let mut acked = Acked::new();
         let mut tag = 0;
@@ -129,29 +148,52 @@ fn any_call_may_fail_without_loss() {
             let mut config = small_sync(dir.path());
             config.medium = medium.clone();
             // A failure at opening is an error with a name; the next attempt has a device that works.
-            let Ok((store, _)) = Store::open(config, clock(), Arc::new(())) else {
+            let clock = Arc::new(FastClock::default());
+            let Ok((store, _)) = Store::open(config, clock, Arc::new(())) else {
                 continue;
             };
             for _ in 0..25 {
                 append_some(&store, &mut random, &mut acked, &mut tag);
             }
+            if store.read_only_reason().is_some() {
+                let before = acked.len();
+                append_some(&store, &mut random, &mut acked, &mut tag);
+                assert_eq!(acked.len(), before, "n {n}: acknowledged after the failure");
+            }
+            if medium.has_failed() {
+                check_acked(&store, &acked, &format!("n {n}: reads go on"));
+            }
             let _ = store.close();
         }
         let (store, _) = open(small_sync(dir.path()));
         check_acked(&store, &acked, &format!("n {n}"));
+        store.close().unwrap();
+        verified(dir.path(), &format!("n {n}"));
     }
+}
+
+fn verified(root: &Path, what: &str) {
+    let options = VerifyOptions { index_slots: 64 };
+    let report = verify(root, &options, &mut |_| ()).unwrap();
+    assert_eq!(report.fault_count, 0, "{what}: {:?}", report.faults);
 }
 
 #[test]
 fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, medium) = open_faulty(dir.path(), false);
+    let dir = fast_dir();
+    let medium = Arc::new(FaultyMedium::new(dir.path()));
+    let mut config = small(dir.path());
+    config.medium = medium.clone();
+    // Queue files, index files and the checkpoint are written all the time: they meet the full disk as well.
+    let clock = Arc::new(FastClock::default());
+    let (store, _) = Store::open(config, clock, Arc::new(())).unwrap();
     let mut appended = 0;
-    for _ in 0..5 {
+    for cycle in 0..5_u32 {
         medium.set_full(true);
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            match append(&store, &[message("T", 0, &[7; 3000], b"")]) {
+            let key = support::properties(&[("KEYS", &format!("k{appended}"))]);
+            match append(&store, &[message("T", cycle, &[7; 3000], &key)]) {
                 Ok(_) => appended += 1,
                 Err(StoreError::DiskFull { .. }) => break,
                 Err(other) => panic!("{other}"),
@@ -159,23 +201,30 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
             assert!(Instant::now() < deadline);
         }
         assert!(!store.is_writable());
-        assert_eq!(all(&store, "T", 0).len(), appended, "reads go on");
+        assert_eq!(store.read_only_reason(), Some(ReadOnlyReason::DiskFull));
+        assert_eq!(count(&store, cycle), appended, "reads go on");
         medium.set_full(false);
         let since = Instant::now();
         while !store.is_writable() {
             assert!(
-                since.elapsed() < Duration::from_secs(5),
+                since.elapsed() < Duration::from_secs(1),
                 "writable by itself"
             );
             std::thread::yield_now();
         }
-        put(&store, "T", 0, &[8; 3000]);
+        put(&store, "T", cycle, &[8; 3000]);
         appended += 1;
     }
     store.close().unwrap();
+    verified(dir.path(), "after five times");
     let (store, opened) = open(small(dir.path()));
     assert!(matches!(opened, Opened::Clean));
-    assert_eq!(all(&store, "T", 0).len(), appended);
+    assert_eq!(count(&store, 4), appended);
+}
+
+/// Messages in queues 0 to `last`.
+fn count(store: &Store, last: u32) -> usize {
+    (0..=last).map(|queue| all(store, "T", queue).len()).sum()
 }
 
 fn log_file(dir: &Path) -> std::path::PathBuf {
@@ -184,7 +233,7 @@ fn log_file(dir: &Path) -> std::path::PathBuf {
 
 #[test]
 fn a_tail_torn_at_any_byte_costs_only_what_is_torn() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = fast_dir();
     let (store, _) = open(small(dir.path()));
     let mut ends = vec![0];
     for i in 0..6_u8 {
@@ -216,7 +265,7 @@ fn a_tail_torn_at_any_byte_costs_only_what_is_torn() {
 
 #[test]
 fn a_flipped_bit_is_never_delivered() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = fast_dir();
     let config = |dir: &Path| {
         let mut config = small(dir);
         config.sum_records = true;
@@ -260,7 +309,7 @@ fn lost_queues_and_index_are_built_from_the_log() {
         "index",
     ] {
         for clean in [false, true] {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = fast_dir();
             let (store, _) = open(small(dir.path()));
             for i in 0..300_u32 {
                 let key = support::properties(&[("KEYS", &format!("k{i}"))]);

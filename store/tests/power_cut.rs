@@ -24,36 +24,22 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use agena_protocol::clock::{Clock, SystemClock};
+use agena_protocol::clock::SystemClock;
 use agena_protocol::queue::QueueId;
 use agena_store::inspect::{VerifyOptions, verify};
 use agena_store::{Durability, Opened, Store, StoreConfig};
 use device::{Captured, Random, fast_dir};
 use faulty::FaultyMedium;
-use support::{all, append, durable, message, properties, small};
+use support::{FastClock, all, append, durable, message, properties, small};
 
 /// Images that a plain test run opens.
-const IMAGES: u64 = 300;
+const IMAGES: u64 = 250;
 const QUEUES: u32 = 3;
 /// How often an image of an image lives on.
 const GENERATIONS: u32 = 3;
 
 /// (queue, number) -> body.
 type Messages = BTreeMap<(u32, u64), Vec<u8>>;
-
-/// A clock by which a second passes in half a millisecond: the store's housekeeping runs all the time.
-#[derive(Debug)]
-struct FastClock(SystemClock);
-
-impl Clock for FastClock {
-    fn now_ms(&self) -> i64 {
-        self.0.now_ms()
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.0.monotonic() * 2000
-    }
-}
 
 /// What is true of a store whatever happens to it.
 #[derive(Debug, Clone, Default)]
@@ -115,7 +101,22 @@ struct Tally {
     clean: u64,
     torn: u64,
     damaged: u64,
+    mended: u64,
     rebuilt: u64,
+}
+
+impl Tally {
+    fn opened(&mut self, opened: &Opened) {
+        match opened {
+            Opened::Clean => self.clean += 1,
+            Opened::Recovered(report) => {
+                self.torn += u64::from(report.torn.is_some());
+                self.damaged += u64::from(!report.damage.is_empty());
+                self.mended += u64::from(report.entries_mended > 0);
+                self.rebuilt += u64::from(report.rebuilt);
+            }
+        }
+    }
 }
 
 fn config(base: &Path, kind: Kind, medium: Arc<FaultyMedium>) -> StoreConfig {
@@ -220,11 +221,13 @@ fn check(store: &Store, kind: Kind, history: &History, what: &str) -> Messages {
     }
     let possible = history.possible.lock().unwrap();
     for (place, body) in &found {
+        let start = |body: &[u8]| String::from_utf8_lossy(&body[..17]).into_owned();
+        let expected = possible.get(place);
         assert!(
-            possible
-                .get(place)
-                .is_some_and(|bodies| bodies.contains(body)),
-            "{what}: {place:?} was gone and is back, or was never there"
+            expected.is_some_and(|bodies| bodies.contains(body)),
+            "{what}: {place:?} was gone and is back, or was never there: {}, possible were {:?}",
+            start(body),
+            expected.map(|bodies| bodies.iter().map(|body| start(body)).collect::<Vec<_>>()),
         );
     }
     found
@@ -259,18 +262,12 @@ fn live(
         }
     };
     medium.cut_at(cuts, Box::new(witness));
-    let clock = Arc::new(FastClock(SystemClock::new()));
+    let clock = Arc::new(FastClock::default());
     let (store, opened) = Store::open(config(base, kind, medium.clone()), clock, Arc::new(()))
         .unwrap_or_else(|error| panic!("{what}: {error}"));
-    match &opened {
-        Opened::Clean => tally.clean += 1,
-        Opened::Recovered(report) => {
-            tally.torn += u64::from(report.torn.is_some());
-            tally.damaged += u64::from(!report.damage.is_empty());
-            tally.rebuilt += u64::from(report.rebuilt);
-        }
-    }
-    let found = check(&store, kind, history, what);
+    tally.opened(&opened);
+    let what = format!("{what}, opened as {opened:?}");
+    let found = check(&store, kind, history, &what);
     let history = history.found(&found);
     *current.lock().unwrap() = history.clone();
     for _ in 0..random.below(40) {
@@ -279,7 +276,7 @@ fn live(
     }
     if random.below(2) == 0 {
         store.close().unwrap();
-        assert_verified(base, what);
+        assert_verified(base, &what);
     }
     drop(store);
     let histories = std::mem::take(&mut *histories.lock().unwrap());
@@ -309,9 +306,11 @@ fn open_and_verify(base: &Path, kind: Kind, history: &History, tally: &mut Tally
     let clock = Arc::new(SystemClock::new());
     let (store, opened) = Store::open(config(base, kind, medium), clock, Arc::new(()))
         .unwrap_or_else(|error| panic!("{what}: {error}"));
-    check(&store, kind, history, what);
+    let what = format!("{what}, opened as {opened:?}");
+    tally.opened(&opened);
+    check(&store, kind, history, &what);
     store.close().unwrap();
-    assert_verified(base, &format!("{what}, opened as {opened:?}"));
+    assert_verified(base, &what);
     tally.images += 1;
     tally.promises += history.promises();
 }

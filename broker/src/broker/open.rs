@@ -11,11 +11,15 @@ use agena_protocol::bodies::topic_config::TopicConfigSerializeWrapper;
 use agena_protocol::clock::{Clock, SystemClock};
 use agena_protocol::message_id::UniqueIds;
 use agena_remoting::server::{Server, ServerConfig};
+use agena_store::medium::Medium;
 use agena_store::{Durability, Opened, ReadLimits, Retention, Store, StoreConfig};
 use tokio::net::TcpSocket;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-use super::{Arrivals, Broker, Identity, RunningBroker, StartError, keep_house, keep_offsets};
+use super::{
+    Arrivals, Broker, Identity, RunningBroker, StartError, keep_house, keep_offsets,
+    keep_permission,
+};
 use crate::admin::assignment::RequestModes;
 use crate::admin::broker::ColdReadThresholds;
 use crate::config::{BrokerConfig, ConfigCell, ConfigError, FlushDiskType};
@@ -54,13 +58,14 @@ const CLERKS: (usize, usize) = (8, 10_000);
 pub(crate) async fn start(
     mut config: BrokerConfig,
     path: Option<PathBuf>,
+    medium: Arc<dyn Medium>,
 ) -> Result<RunningBroker, StartError> {
     config.resolve()?;
     let ports = Ports::reserve(&config)?;
     let built = tokio::task::spawn_blocking({
         let runtime = tokio::runtime::Handle::current();
         let port = ports.listen.port();
-        move || build(config, path, port, runtime)
+        move || build(config, path, port, runtime, medium)
     });
     let broker = match built.await {
         Ok(built) => built?,
@@ -142,6 +147,7 @@ fn build(
     path: Option<PathBuf>,
     port: u16,
     runtime: tokio::runtime::Handle,
+    medium: Arc<dyn Medium>,
 ) -> Result<Arc<Broker>, StartError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let config_dir = config.config_dir();
@@ -150,13 +156,12 @@ fn build(
         hold: hold.clone(),
         delay: OnceLock::new(),
         broker: OnceLock::new(),
+        writability: Arc::new(Notify::new()),
     });
     let batch_topics = batch_topics(&config_dir)?;
-    let (store, opened) = Store::open(
-        store_config(&config, batch_topics)?,
-        clock.clone(),
-        arrivals.clone(),
-    )?;
+    let mut store_config = store_config(&config, batch_topics)?;
+    store_config.medium = medium;
+    let (store, opened) = Store::open(store_config, clock.clone(), arrivals.clone())?;
     let ended_cleanly = matches!(opened, Opened::Clean);
     match opened {
         Opened::Clean => tracing::info!(root = config.store_path_root_dir, "store opened"),
@@ -216,6 +221,7 @@ fn build(
         clerks: Pool::new("clerk", CLERKS.0, CLERKS.1),
         runtime,
         waits_for_device: config.flush_disk_type == FlushDiskType::Sync,
+        writability: arrivals.writability.clone(),
         next_queue: AtomicU32::new(0),
         saver,
         stopping: watch::Sender::new(false),
@@ -249,6 +255,7 @@ async fn serve(broker: &Arc<Broker>, ports: Ports) -> Result<RunningBroker, Star
     let tasks = vec![
         tokio::spawn(pull::answer_expired(broker.clone())),
         tokio::spawn(keep_house(broker.clone())),
+        tokio::spawn(keep_permission(broker.clone())),
         tokio::spawn(keep_offsets(broker.clone())),
         tokio::spawn(check_back::run(broker.clone())),
     ];

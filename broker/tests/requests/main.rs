@@ -3,5 +3,6 @@
 
 mod client;
 mod life;
+mod permission;
 mod pull;
 mod send;

@@ -40,7 +40,8 @@ pub(super) fn derive_again(
     // What is derived now is in memory only: until the next mark, a crash must find what there is to derive again.
     lower_mark(config, parts, from)?;
     if let Some(index) = &parts.index {
-        let whole = index.take_back(from, parts.log.end())?;
+        let holds = |offset, hash| has_key(parts, offset, hash);
+        let whole = index.take_back(from, parts.log.end(), &holds)?;
         if !whole {
             tracing::warn!("the key index was torn; its chains were built anew");
         }
@@ -65,6 +66,22 @@ pub(super) fn derive_again(
         index.write_waiting()?;
     }
     Ok(())
+}
+
+/// Whether the record at an offset has a key with this hash. What retention took is believed.
+fn has_key(parts: &Parts, offset: u64, hash: u32) -> bool {
+    if offset < parts.log.start() {
+        return true;
+    }
+    let Some(segment) = parts.log.segments().find(offset) else {
+        return false;
+    };
+    let Ok(record) = RecordView::parse_unsummed(segment.bytes_from(offset)) else {
+        return false;
+    };
+    let mut keys = Vec::new();
+    parts.dispatcher.derive(&record, &mut keys);
+    record.physical_offset().number() == offset && keys.iter().any(|key| key.hash == hash)
 }
 
 /// Takes a mark back that lies behind `offset`, on the device.
@@ -153,6 +170,14 @@ fn derive_record(
     if let Some(only) = only
         && !only.contains(&(Arc::clone(&queue.name.topic), queue.name.id))
     {
+        return Ok(());
+    }
+    if only.is_none()
+        && !holes.is_empty()
+        && holes.contains(&(Arc::clone(&queue.name.topic), queue.name.id))
+    {
+        // It is built from the log's start in the next pass.
+        parts.dispatcher.tell(record, &entry, true);
         return Ok(());
     }
     let files = parts.queues.files(queue.kind);
