@@ -42,6 +42,13 @@ struct Progress {
     marked: BTreeSet<QueueId>,
 }
 
+impl Progress {
+    /// Nothing of it may reach the journal any more, where it would come back to life.
+    fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
 /// What became of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Committed {
@@ -207,9 +214,11 @@ impl Offsets {
     pub(crate) fn remove_topic(&self, topic: &str) {
         for shard in &self.shards {
             let mut shard = shard.write();
-            shard
-                .values_mut()
-                .for_each(|topics| drop(topics.remove(topic)));
+            for topics in shard.values_mut() {
+                if let Some(progress) = topics.remove(topic) {
+                    progress.lock().forget();
+                }
+            }
             shard.retain(|_, topics| !topics.is_empty());
         }
         self.changes.fetch_add(1, Ordering::Relaxed);
@@ -217,7 +226,10 @@ impl Offsets {
 
     /// Forgets a group.
     pub(crate) fn remove_group(&self, group: &str) {
-        self.shard(group).write().remove(group);
+        let topics = self.shard(group).write().remove(group);
+        for progress in topics.unwrap_or_default().values() {
+            progress.lock().forget();
+        }
         self.changes.fetch_add(1, Ordering::Relaxed);
     }
 

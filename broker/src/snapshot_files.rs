@@ -66,13 +66,18 @@ impl SnapshotFile {
         &self.path
     }
 
-    /// What the file holds, or else its backup; `None` when there is neither, or both are empty.
+    /// What the file holds, or else its backup; `None` when there is neither, or both are empty. What was to become the file is
+    /// looked at last: it is all there is when a file that nobody could read had just been moved aside.
     ///
     /// # Errors
     /// [`SnapshotError::Unreadable`] when something is there and none of it parses; [`SnapshotError::Io`].
     pub fn load<T: DeserializeOwned>(&self) -> Result<Option<T>, SnapshotError> {
         let mut fault = None;
-        for path in [self.path.clone(), self.with_suffix(".bak")] {
+        for path in [
+            self.path.clone(),
+            self.with_suffix(".bak"),
+            self.with_suffix(".new"),
+        ] {
             let bytes = match fs::read(&path) {
                 Ok(bytes) => bytes,
                 Err(cause) if cause.kind() == io::ErrorKind::NotFound => continue,
@@ -133,11 +138,16 @@ impl SnapshotFile {
 }
 
 /// Changes since a snapshot, one line each: the CRC-32 of the text in eight hex digits, a blank, the text. A torn last line, as a
-/// crash leaves it, is recognised by its CRC and dropped; its change was not yet answered.
+/// crash leaves it, is recognised by its CRC and cut off; its change was not yet answered. A damaged line between whole ones is
+/// skipped: the changes behind it were answered.
 #[derive(Debug)]
 pub struct ChangeJournal {
     path: PathBuf,
     file: File,
+    /// Bytes of whole lines.
+    whole: u64,
+    /// An append failed half-way, and what it wrote could not be taken back yet.
+    is_torn: bool,
 }
 
 impl ChangeJournal {
@@ -151,44 +161,87 @@ impl ChangeJournal {
     }
 
     fn open_at(path: &Path) -> io::Result<(Self, Vec<Vec<u8>>)> {
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
-        }
+        let directory = path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(directory)?;
         let mut file = OpenOptions::new()
             .create(true)
             .read(true)
             .append(true)
             .open(path)?;
+        // A journal whose name a power cut takes back has kept nothing.
+        File::open(directory)?.sync_all()?;
         let mut content = Vec::new();
         io::Read::read_to_end(&mut file, &mut content)?;
         let mut changes = Vec::new();
-        let mut whole = 0;
+        let (mut at, mut whole) = (0, 0);
         for line in content.split_inclusive(|byte| *byte == b'\n') {
-            let Some(text) = checked_text(line) else {
-                warn!(path = %path.display(), at = whole, "the journal ends in a torn line, which is dropped");
-                break;
-            };
-            changes.push(text.to_vec());
-            whole += line.len();
+            match checked_text(line) {
+                Some(text) => {
+                    changes.push(text.to_vec());
+                    whole = at + line.len();
+                }
+                None => {
+                    warn!(path = %path.display(), at, "a line of the journal is torn or damaged and is left out")
+                }
+            }
+            at += line.len();
         }
-        // Later changes must not stand behind a torn line, where nobody would find them.
-        file.set_len(u64::try_from(whole).unwrap_or(u64::MAX))?;
-        let path = path.to_owned();
-        Ok((Self { path, file }, changes))
+        // Later changes must not stand behind a torn line, where they would be taken for a part of it.
+        let whole = u64::try_from(whole).unwrap_or(u64::MAX);
+        file.set_len(whole)?;
+        let journal = Self {
+            path: path.to_owned(),
+            file,
+            whole,
+            is_torn: false,
+        };
+        Ok((journal, changes))
     }
 
-    /// Appends one change. It survives the end of this process; after `sync` also the end of the machine.
+    /// Appends changes, by one write. They survive the end of this process; after `sync` also the end of the machine.
     ///
     /// # Errors
-    /// [`SnapshotError::Io`].
-    pub fn append(&mut self, text: &[u8]) -> Result<(), SnapshotError> {
-        let mut line = Vec::with_capacity(text.len() + 10);
-        let _ = write!(line, "{:08x} ", crc32fast::hash(text));
-        line.extend_from_slice(text);
-        line.push(b'\n');
-        self.file
-            .write_all(&line)
+    /// [`SnapshotError::Io`]: none of the changes counts, and what was written of them is taken back.
+    pub fn append<'t>(
+        &mut self,
+        texts: impl IntoIterator<Item = &'t [u8]>,
+    ) -> Result<(), SnapshotError> {
+        let mut lines = Vec::new();
+        for text in texts {
+            let _ = write!(lines, "{:08x} ", crc32fast::hash(text));
+            lines.extend_from_slice(text);
+            lines.push(b'\n');
+        }
+        if lines.is_empty() {
+            return Ok(());
+        }
+        self.append_lines(&lines)
             .map_err(|cause| self.io_error(cause))
+    }
+
+    fn append_lines(&mut self, lines: &[u8]) -> io::Result<()> {
+        if self.is_torn {
+            self.take_back()?;
+        }
+        if let Err(cause) = self.file.write_all(lines) {
+            // On a full disk half of a line may be there: the next one must not be glued to it.
+            self.is_torn = true;
+            let _ = self.take_back();
+            return Err(cause);
+        }
+        self.whole += u64::try_from(lines.len()).unwrap_or(u64::MAX);
+        Ok(())
+    }
+
+    fn take_back(&mut self) -> io::Result<()> {
+        self.file.set_len(self.whole)?;
+        self.is_torn = false;
+        Ok(())
+    }
+
+    /// Whether no change is in it.
+    pub fn is_empty(&self) -> bool {
+        self.whole == 0
     }
 
     /// A handle to sync what was appended so far, without the lock that the journal is kept under.
@@ -204,7 +257,9 @@ impl ChangeJournal {
     /// # Errors
     /// [`SnapshotError::Io`].
     pub fn clear(&mut self) -> Result<(), SnapshotError> {
-        self.file.set_len(0).map_err(|cause| self.io_error(cause))
+        self.whole = 0;
+        self.is_torn = true;
+        self.take_back().map_err(|cause| self.io_error(cause))
     }
 
     fn io_error(&self, cause: io::Error) -> SnapshotError {
@@ -369,31 +424,93 @@ mod tests {
         ));
     }
 
+    fn append(journal: &mut ChangeJournal, text: &str) {
+        journal.append([text.as_bytes()]).unwrap();
+    }
+
     #[test]
-    fn a_torn_line_is_dropped_and_the_lines_before_it_hold() {
+    fn between_two_renames_the_backup_or_the_new_text_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = SnapshotFile::new(directory.path(), "x.json");
+        file.save(b"[1]").unwrap();
+        // A crash when the present file had become the backup.
+        fs::write(file.with_suffix(".new"), b"[2]").unwrap();
+        fs::rename(file.path(), file.with_suffix(".bak")).unwrap();
+        assert_eq!(file.load::<Vec<i32>>().unwrap(), Some(vec![1]));
+        // The same, and the file had been damaged before.
+        fs::write(file.with_suffix(".bak"), b"[").unwrap();
+        assert_eq!(file.load::<Vec<i32>>().unwrap(), Some(vec![2]));
+    }
+
+    #[test]
+    fn a_torn_tail_is_cut_at_every_length_and_the_lines_before_it_hold() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j");
+        let texts = ["one", "twenty", "three hundred"];
+        let (mut journal, _) = ChangeJournal::open(directory.path(), "j").unwrap();
+        let mut ends = Vec::new();
+        for text in texts {
+            append(&mut journal, text);
+            ends.push(fs::metadata(&path).unwrap().len());
+        }
+        let whole = fs::read(&path).unwrap();
+        for cut in 0..=whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let (mut journal, changes) = ChangeJournal::open(directory.path(), "j").unwrap();
+            let held = ends.iter().filter(|end| **end <= cut as u64).count();
+            assert_eq!(changes.len(), held, "cut at {cut}");
+            append(&mut journal, "later");
+            let (_, changes) = ChangeJournal::open(directory.path(), "j").unwrap();
+            let expected = texts[..held].iter().chain([&"later"]);
+            let expected: Vec<_> = expected.map(|text| text.as_bytes().to_vec()).collect();
+            assert_eq!(changes, expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_line_costs_its_own_change_only() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j");
         let (mut journal, _) = ChangeJournal::open(directory.path(), "j").unwrap();
-        journal.append(b"one").unwrap();
-        journal.append(b"two").unwrap();
-        let whole = fs::read(&path).unwrap();
-        for cut in 0..whole.len() {
-            fs::write(&path, &whole[..cut]).unwrap();
-            let (mut journal, changes) = ChangeJournal::open(directory.path(), "j").unwrap();
-            assert_eq!(changes.len(), usize::from(cut >= 13), "cut at {cut}");
-            journal.append(b"three").unwrap();
-            let (_, changes) = ChangeJournal::open(directory.path(), "j").unwrap();
-            assert_eq!(changes.last().unwrap(), b"three");
+        for text in ["one", "two", "three"] {
+            append(&mut journal, text);
         }
+        let sound = fs::read(&path).unwrap();
+        for at in 0..sound.len() {
+            let mut damaged = sound.clone();
+            damaged[at] ^= 0x40;
+            fs::write(&path, &damaged).unwrap();
+            let (_, changes) = ChangeJournal::open(directory.path(), "j").unwrap();
+            // The byte between two lines belongs to both.
+            assert!(changes.len() >= 1, "byte {at}");
+            let kept = |text: &str| changes.iter().any(|change| change == text.as_bytes());
+            assert!(at < 26 || kept("one"), "byte {at}");
+            assert!(at >= 12 || kept("three"), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn what_a_failed_append_left_is_taken_back_before_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j");
+        let (mut journal, _) = ChangeJournal::open(directory.path(), "j").unwrap();
+        append(&mut journal, "one");
+        // Half a line, as a full disk leaves it.
+        let mut other = OpenOptions::new().append(true).open(&path).unwrap();
+        other.write_all(b"01234567 tw").unwrap();
+        journal.is_torn = true;
+        append(&mut journal, "three");
+        let (_, changes) = ChangeJournal::open(directory.path(), "j").unwrap();
+        assert_eq!(changes, [b"one".to_vec(), b"three".to_vec()]);
     }
 
     #[test]
     fn a_cleared_journal_is_empty() {
         let directory = tempfile::tempdir().unwrap();
         let (mut journal, _) = ChangeJournal::open(directory.path(), "j").unwrap();
-        journal.append(b"one").unwrap();
+        append(&mut journal, "one");
         journal.clear().unwrap();
-        journal.append(b"two").unwrap();
+        append(&mut journal, "two");
         let (_, changes) = ChangeJournal::open(directory.path(), "j").unwrap();
         assert_eq!(changes, [b"two".to_vec()]);
     }

@@ -181,14 +181,20 @@ impl<V: FileForm + Serialize + DeserializeOwned> VersionedTable<V> {
         edit: impl FnOnce(&mut Edit<'_, V>) -> R,
     ) -> Result<R, SnapshotError> {
         let (result, edited, fault) = self.run_edit(edit);
-        if !edited {
-            return Ok(result);
+        if edited {
+            self.save_soon();
         }
-        self.save_soon();
         if let Some(fault) = fault {
             return Err(fault);
         }
-        let journal = self.changes.lock().journal.sync_handle()?;
+        // Also when nothing changed: what was found to be so already may be somebody else's change, still on its way.
+        let journal = {
+            let changes = self.changes.lock();
+            if changes.journal.is_empty() {
+                return Ok(result);
+            }
+            changes.journal.sync_handle()?
+        };
         journal.sync_data().map_err(|cause| SnapshotError::Io {
             path: self.file.path().to_owned(),
             cause,
@@ -283,7 +289,7 @@ impl<V: FileForm + Serialize + DeserializeOwned> Edit<'_, V> {
             value,
         };
         let written = match serde_json::to_vec(&line) {
-            Ok(text) => self.changes.journal.append(&text),
+            Ok(text) => self.changes.journal.append([text.as_slice()]),
             Err(reason) => Err(SnapshotError::Unreadable {
                 path: self.table.file.path().to_owned(),
                 reason: reason.to_string(),

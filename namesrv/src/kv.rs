@@ -89,7 +89,7 @@ impl KeyValues {
             return Ok(());
         }
         tracing::info!(namespace, key, value, "key-value configuration set");
-        self.write(&stored)
+        self.write_or_restore(&mut stored, namespace, key, before)
     }
 
     /// Removes a value, if it is there, and writes the file. The namespace stays, as in the original.
@@ -98,11 +98,12 @@ impl KeyValues {
         let Some(table) = stored.config_table.get_mut(namespace) else {
             return Ok(());
         };
-        if table.remove(key).is_none() {
+        let before = table.remove(key);
+        if before.is_none() {
             return Ok(());
         }
         tracing::info!(namespace, key, "key-value configuration removed");
-        self.write(&stored)
+        self.write_or_restore(&mut stored, namespace, key, before)
     }
 
     pub(crate) fn get(&self, namespace: &str, key: &str) -> Option<String> {
@@ -113,6 +114,26 @@ impl KeyValues {
     /// One namespace, `None` if nothing was ever put there.
     pub(crate) fn list(&self, namespace: &str) -> Option<Table> {
         self.stored.lock().config_table.get(namespace).cloned()
+    }
+
+    /// A change that is not in the file does not count: the same request, made again, has to write it.
+    fn write_or_restore(
+        &self,
+        stored: &mut Stored,
+        namespace: &str,
+        key: &str,
+        before: Option<String>,
+    ) -> Result<(), KvError> {
+        let written = self.write(stored);
+        if written.is_err()
+            && let Some(table) = stored.config_table.get_mut(namespace)
+        {
+            match before {
+                Some(value) => table.insert(key.to_owned(), value),
+                None => table.remove(key),
+            };
+        }
+        written
     }
 
     fn write(&self, stored: &Stored) -> Result<(), KvError> {
@@ -143,6 +164,26 @@ mod tests {
         let kv = KeyValues::open(path).unwrap();
         assert_eq!(kv.get("N", "k").as_deref(), Some("v2"));
         assert_eq!(kv.list("N").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_written_does_not_count() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kvConfig.json");
+        let kv = KeyValues::open(path.clone()).unwrap();
+        kv.put("N", "k", "v1").unwrap();
+        // The name that the new text is written under is taken by a directory.
+        let in_the_way = directory.path().join("kvConfig.json.new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        assert!(kv.put("N", "k", "v2").is_err());
+        assert!(kv.put("N", "other", "v").is_err());
+        assert!(kv.delete("N", "k").is_err());
+        assert_eq!(kv.get("N", "k").as_deref(), Some("v1"));
+        assert_eq!(kv.get("N", "other"), None);
+        std::fs::remove_dir(&in_the_way).unwrap();
+        kv.put("N", "k", "v2").unwrap();
+        let again = KeyValues::open(path).unwrap();
+        assert_eq!(again.get("N", "k").as_deref(), Some("v2"));
     }
 
     #[test]

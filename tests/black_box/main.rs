@@ -4,6 +4,7 @@
 mod bad_input;
 mod bad_start;
 mod crash;
+mod full_disk;
 mod mqadmin;
 mod orderly;
 mod produce_consume;
@@ -11,3 +12,4 @@ mod raw;
 mod readme;
 mod retry;
 mod servers;
+mod stored;

@@ -42,6 +42,7 @@ pub(crate) fn delete(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Comman
     broker.groups.delete(header.group_name)?;
     if header.clean_offset == Some(true) {
         broker.offsets.remove_group(header.group_name);
+        broker.offsets.save(broker.clock.now_ms())?;
     }
     broker.stats.remove_group(header.group_name);
     Ok(Command::success())

@@ -86,6 +86,8 @@ pub(crate) fn delete(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Comman
 fn delete_one(broker: &Broker, name: &str) -> Result<(), Refused> {
     broker.topics.delete(name)?;
     broker.offsets.remove_topic(name);
+    // Else a crash would give the offsets back, and to a new topic of that name.
+    broker.offsets.save(broker.clock.now_ms())?;
     broker.stats.remove_topic(name);
     broker
         .store

@@ -99,9 +99,7 @@ impl Journal {
     }
 
     fn append(file: &mut ChangeJournal, lines: &[String]) -> Result<(), SnapshotError> {
-        lines
-            .iter()
-            .try_for_each(|line| file.append(line.as_bytes()))
+        file.append(lines.iter().map(String::as_bytes))
     }
 }
 
@@ -132,13 +130,15 @@ impl Offsets {
 
     /// Has `save` put `snapshot` into the JSON file and drops the lines that this makes superfluous. A crash in between
     /// leaves lines that are never older than the file: what was committed while the snapshot was taken is written
-    /// behind them first, and once more behind the file.
+    /// behind them first, and once more behind the file. What was marked before is in the snapshot: without commits
+    /// meanwhile, as at the stop, the journal is empty afterwards and another program may go on with the file.
     pub(super) fn replace_journal<S>(
         &self,
         snapshot: impl FnOnce() -> S,
         save: impl FnOnce(S) -> Result<(), SnapshotError>,
     ) -> Result<(), SnapshotError> {
         let mut file = self.journal.file.lock();
+        Journal::append(&mut file, &self.journal.take())?;
         let snapshot = snapshot();
         let late = self.journal.take();
         Journal::append(&mut file, &late)?;

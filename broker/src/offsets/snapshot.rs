@@ -216,6 +216,55 @@ mod tests {
     }
 
     #[test]
+    fn a_save_leaves_no_journal_to_overrule_who_goes_on_with_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let offsets = Offsets::open(dir.path(), 500).unwrap();
+        offsets.commit("G", "T", QUEUE, offset(7));
+        offsets.save(100).unwrap();
+        let journal = std::fs::read(dir.path().join("consumerOffset.journal")).unwrap();
+        assert!(journal.is_empty(), "{}", String::from_utf8_lossy(&journal));
+    }
+
+    #[test]
+    fn what_was_removed_does_not_come_back_by_the_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let offsets = Offsets::open(dir.path(), 500).unwrap();
+        offsets.commit("G", "T", QUEUE, offset(7));
+        offsets.commit("H", "T", QUEUE, offset(8));
+        offsets.commit("H", "U", QUEUE, offset(9));
+        offsets.remove_group("G");
+        offsets.remove_topic("U");
+        offsets.write_journal().unwrap();
+        drop(offsets);
+        let again = Offsets::open(dir.path(), 500).unwrap();
+        assert_eq!(again.query("G", "T", QUEUE), None);
+        assert_eq!(again.query("H", "U", QUEUE), None);
+        assert_eq!(again.query("H", "T", QUEUE), Some(offset(8)));
+    }
+
+    #[test]
+    fn a_journal_torn_anywhere_gives_the_commits_before_the_tear() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("consumerOffset.journal");
+        let offsets = Offsets::open(dir.path(), 500).unwrap();
+        let mut ends = vec![0];
+        for number in 1..=5 {
+            offsets.commit("G", "T", QUEUE, offset(number));
+            offsets.write_journal().unwrap();
+            ends.push(std::fs::metadata(&path).unwrap().len());
+        }
+        drop(offsets);
+        let whole = std::fs::read(&path).unwrap();
+        for cut in 0..=whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let offsets = Offsets::open(dir.path(), 500).unwrap();
+            let held = ends.iter().rposition(|end| *end <= cut as u64).unwrap();
+            let expected = (held > 0).then(|| offset(held as u64));
+            assert_eq!(offsets.query("G", "T", QUEUE), expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
     fn committing_the_same_again_is_no_change() {
         let dir = tempfile::tempdir().unwrap();
         let offsets = Offsets::open(dir.path(), 500).unwrap();

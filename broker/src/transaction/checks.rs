@@ -64,7 +64,7 @@ impl Checks {
         let mut state = self.state.lock();
         state.times.insert(half, times);
         state.lines += 1;
-        let written = state.journal.append(&line(half, times));
+        let written = state.journal.append([line(half, times).as_slice()]);
         state.report(written);
     }
 
@@ -83,10 +83,12 @@ impl State {
     fn rewrite(&mut self) -> Result<(), SnapshotError> {
         self.journal.clear()?;
         self.lines = self.times.len();
-        for (half, times) in &self.times {
-            self.journal.append(&line(*half, *times))?;
-        }
-        Ok(())
+        let lines: Vec<_> = self
+            .times
+            .iter()
+            .map(|(half, times)| line(*half, *times))
+            .collect();
+        self.journal.append(lines.iter().map(Vec::as_slice))
     }
 
     fn report(&mut self, written: Result<(), SnapshotError>) {
