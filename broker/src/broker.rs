@@ -204,7 +204,7 @@ impl Broker {
     /// Writes what is kept beside the log. The log is closed, so all that the files speak of is on the device.
     fn save(&self) {
         let now_ms = self.clock.now_ms();
-        self.transactions.save_progress(self);
+        self.transactions.save_progress_at_stop(self);
         let saved = [
             self.delay.save_at_stop(),
             self.offsets.save(now_ms),

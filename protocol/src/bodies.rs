@@ -24,3 +24,4 @@ pub mod stats;
 pub mod subscription;
 pub mod subscription_group;
 pub mod topic_config;
+pub mod transactions;

@@ -331,6 +331,12 @@ impl<'f> Message<'_, 'f> {
                     ),
                 ));
             }
+            if !broker.transactions.has_room(config) {
+                return Err(Refused::new(
+                    ResponseCode::SystemBusy,
+                    "too many transactions are pending (transactionPendingMax)",
+                ));
+            }
             accepted.sys_flag &= !sys_flag::TRANSACTION_MASK;
             let half = transaction::prepare(properties, self.request.topic, queue);
             return Ok(Some(half));

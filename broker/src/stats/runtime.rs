@@ -169,6 +169,10 @@ fn add_transactions(broker: &Broker, table: &mut BTreeMap<String, String>) {
         "transactionChecksSent".to_owned(),
         totals.checks_sent.to_string(),
     );
+    let oldest = totals.oldest_ms.map_or(0, |stored| {
+        broker.clock.now_ms().saturating_sub(stored).max(0)
+    });
+    set("transactionsOldestAgeMillis".to_owned(), oldest.to_string());
     for group in broker.transactions.groups() {
         let value = format!("{},{}", group.pending, group.oldest_ms);
         set(format!("transactionsPending_{}", group.group), value);
