@@ -220,7 +220,7 @@ broker_config! {
     transaction_pending_max: usize = "transactionPendingMax", 1_000_000;
     /// Producer ids whose sequences are kept, with `AGENA_PRODUCER_ID`; fixed at the start. Our own key.
     dedup_producers_max: usize = "dedupProducersMax", 1_000;
-    /// Sequences that are kept for each of them, some 80 bytes each; fixed at the start. Our own key.
+    /// Sequences that are kept for each of them, 40 bytes each; fixed at the start. Our own key.
     dedup_window: usize = "dedupWindow", 1_000;
     /// A producer id that is silent for this long may make room for another. Our own key.
     dedup_producer_idle: Duration = "dedupProducerIdleMillis", Duration::from_secs(3600);
