@@ -21,6 +21,7 @@ pub(crate) mod stats;
 pub(crate) mod store;
 pub(crate) mod topic;
 pub(crate) mod trace;
+pub(crate) mod transactions;
 
 /// The table. Lists and look-ups come from here and nowhere else.
 const ALL: &[&SubCommand] = &[
@@ -78,6 +79,10 @@ const ALL: &[&SubCommand] = &[
     &store::STORE_DUMP,
     &store::STORE_REBUILD,
     &retention::RETENTION_EXPLAIN,
+    &transactions::LIST,
+    &transactions::SHOW,
+    &transactions::RESUME,
+    &transactions::RESOLVE,
 ];
 
 /// Commands of the original that we do not have, and why or what to do instead.
@@ -164,6 +169,26 @@ pub(crate) fn find(name: &str) -> Option<&'static SubCommand> {
     ALL.iter()
         .copied()
         .find(|command| command.name.eq_ignore_ascii_case(name))
+}
+
+/// Whether `name` alone is no command but the first word of some, as in `dlq list`.
+pub(crate) fn is_first_word(name: &str) -> bool {
+    let mut first_words = ALL
+        .iter()
+        .filter_map(|command| command.name.split_once(' '));
+    first_words.any(|(first, _)| first.eq_ignore_ascii_case(name))
+}
+
+/// The lines of the commands with this first word.
+pub(crate) fn family(first_word: &str) -> String {
+    let mut text = String::new();
+    for command in ALL {
+        let first = command.name.split_once(' ').map(|(first, _)| first);
+        if first.is_some_and(|first| first.eq_ignore_ascii_case(first_word)) {
+            text.push_str(&format!("   {:<35} {}\n", command.name, command.about));
+        }
+    }
+    text
 }
 
 /// The original's spelling of a command that we do not have, and a word about it.

@@ -45,7 +45,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         print(&commands::list());
         return ExitCode::SUCCESS;
     };
-    let name = name.to_string_lossy().into_owned();
+    let name = whole_name(name, &mut arguments);
     match name.as_str() {
         "-h" | "--help" => {
             print(&commands::list());
@@ -55,15 +55,26 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             print(&format!("mqadmin {} (agena)\n", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS
         }
-        "help" => help(
-            arguments
-                .next()
-                .map(|name| name.to_string_lossy().into_owned()),
-        ),
+        "help" => {
+            let name = arguments.next();
+            help(name.map(|name| whole_name(name, &mut arguments)))
+        }
         _ => match commands::find(&name) {
             Some(command) => execute(command, arguments),
             None => unknown(&name),
         },
+    }
+}
+
+/// The name of a sub-command, which for some has two words.
+fn whole_name(first: OsString, rest: &mut impl Iterator<Item = OsString>) -> String {
+    let first = first.to_string_lossy().into_owned();
+    if !commands::is_first_word(&first) {
+        return first;
+    }
+    match rest.next() {
+        Some(second) => format!("{first} {}", second.to_string_lossy()),
+        None => first,
     }
 }
 
@@ -81,8 +92,13 @@ fn help(name: Option<String>) -> ExitCode {
     }
 }
 
-/// A name that is no sub-command of ours: the original's, or nobody's.
+/// A name that is no sub-command of ours: half of one, the original's, or nobody's.
 fn unknown(name: &str) -> ExitCode {
+    let first = name.split(' ').next().unwrap_or(name);
+    if commands::is_first_word(first) {
+        complain(&format!("usage:\n{}", commands::family(first)));
+        return ExitCode::from(WRONG_USAGE);
+    }
     match commands::unsupported(name) {
         Some((known, why)) => {
             complain(&format!(

@@ -29,6 +29,7 @@ use tokio::sync::{Notify, watch};
 use crate::admin::assignment::RequestModes;
 use crate::admin::broker::ColdReadThresholds;
 use crate::config::{BrokerConfig, ConfigCell, ConfigError, UpdateError};
+use crate::dedup::Dedup;
 use crate::delay::Delay;
 use crate::groups::Groups;
 use crate::hold::{Arrival, Hold};
@@ -108,6 +109,7 @@ pub struct Broker {
     pub(crate) hold: Arc<Hold>,
     pub(crate) delay: Arc<Delay>,
     pub(crate) transactions: Transactions,
+    pub(crate) dedup: Arc<Dedup>,
     pub(crate) stats: Stats,
     pub(crate) registration: Arc<Registration>,
     pub(crate) request_modes: RequestModes,
@@ -229,7 +231,8 @@ impl Broker {
     /// Writes what is kept beside the log. The log is closed, so all that the files speak of is on the device.
     fn save(&self) {
         let now_ms = self.clock.now_ms();
-        self.transactions.save_progress(self);
+        self.transactions.save_progress_at_stop(self);
+        self.dedup.save(&self.store);
         let saved = [
             self.delay.save_at_stop(),
             self.offsets.save(now_ms),
@@ -391,6 +394,10 @@ async fn keep_house(broker: Arc<Broker>) {
         broker.sessions.expire();
         broker.order_locks.forget_expired();
         broker.stats.turn_of_day(broker.clock.now_ms());
+        let saving = broker.clone();
+        let saved = tokio::task::spawn_blocking(move || saving.dedup.save_if_far(&saving.store));
+        // A panic was reported by the panic hook; there is nothing to add.
+        let _ = saved.await;
     }
 }
 

@@ -219,6 +219,14 @@ broker_config! {
     transaction_check_max: u32 = "transactionCheckMax", 15;
     /// Whether half messages are refused.
     reject_transaction_message: bool = "rejectTransactionMessage", false;
+    /// Half messages that may be pending at once, some 200 bytes each; one more is refused as busy. Our own key.
+    transaction_pending_max: usize = "transactionPendingMax", 1_000_000;
+    /// Producer ids whose sequences are kept, with `AGENA_PRODUCER_ID`; fixed at the start. Our own key.
+    dedup_producers_max: usize = "dedupProducersMax", 1_000;
+    /// Sequences that are kept for each of them, 40 bytes each; fixed at the start. Our own key.
+    dedup_window: usize = "dedupWindow", 1_000;
+    /// A producer id that is silent for this long may make room for another. Our own key.
+    dedup_producer_idle: Duration = "dedupProducerIdleMillis", Duration::from_secs(3600);
     /// Sends are refused until this time, in ms since 1970. Changes at run time.
     start_accept_send_request_time_stamp: i64 = "startAcceptSendRequestTimeStamp", 0;
     /// Pause between full registrations with the name servers, held within 10 s and 60 s.

@@ -8,6 +8,7 @@ mod admin;
 pub mod broker;
 mod command_line;
 pub mod config;
+mod dedup;
 pub mod delay;
 pub mod filter;
 pub mod groups;

@@ -27,6 +27,9 @@ type Clerk = fn(&Arc<Broker>, &Arc<Connection>, &Command) -> Command;
 /// A request that runs on the pool and may be refused.
 type RefusableClerk = fn(&Arc<Broker>, &Arc<Connection>, &Command) -> Result<Command, Refused>;
 
+/// A request that runs on the pool and is answered later.
+type DeferringClerk = fn(&Arc<Broker>, &Arc<Connection>, &Command, ReplyTo);
+
 /// The requests of one listener.
 pub(crate) struct Requests {
     broker: Arc<Broker>,
@@ -114,11 +117,14 @@ impl Requests {
                 let reply_to = ReplyTo::of(connection, frame);
                 admin::relay::relay(broker, frame.to_command(), reply_to);
             }
-            RequestCode::EndTransaction => transaction::end(broker, connection, frame, replies),
+            RequestCode::EndTransaction => {
+                transaction::end::end(broker, connection, frame, replies)
+            }
             RequestCode::ResumeCheckHalfMessage => {
-                self.aside(connection, frame, |broker, _, request| {
-                    transaction::resume(broker, request)
-                });
+                self.deferred(connection, frame, transaction::operators::resume);
+            }
+            RequestCode::ResolveTransaction => {
+                self.deferred(connection, frame, transaction::operators::decide);
             }
             RequestCode::ConsumerSendMsgBack => self.refusable(connection, frame, retry::send_back),
             code => match operators(code) {
@@ -139,6 +145,18 @@ impl Requests {
                 Turn::Run => command_of(clerk(&broker, &connection, &request)),
                 Turn::Full => too_busy(),
             });
+        });
+    }
+
+    /// Has a request done by the pool of clerks and answered when it is durable.
+    fn deferred(&self, connection: &Arc<Connection>, frame: &Frame<'_>, clerk: DeferringClerk) {
+        let broker = self.broker.clone();
+        let connection = connection.clone();
+        let reply_to = ReplyTo::of(&connection, frame);
+        let request = frame.to_command();
+        self.broker.clerks.run(move |turn| match turn {
+            Turn::Run => clerk(&broker, &connection, &request, reply_to),
+            Turn::Full => reply_to.send(too_busy()),
         });
     }
 
@@ -223,6 +241,7 @@ fn operators(code: RequestCode) -> Option<RefusableClerk> {
         RequestCode::GetAllMessageRequestMode => assignment::all_modes,
         RequestCode::RecallMessage => admin::recall::recall,
         RequestCode::ExplainRetention => admin::retention::explain,
+        RequestCode::ListTransactions => transaction::operators::list,
         _ => return None,
     })
 }

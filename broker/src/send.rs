@@ -7,6 +7,7 @@
 
 mod check;
 mod properties;
+mod repeat;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -30,6 +31,7 @@ use crate::config::BrokerConfig;
 use crate::delay::{self, DelayRefused};
 use crate::stats::Tally;
 use check::{Accepted, Body};
+use repeat::Begun;
 
 /// Why a message is not taken: what the producer is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,10 +135,25 @@ fn append(
     };
     let mut batch = broker.store.batch();
     let mut pushed: SmallVec<[&Accepted<'_, '_>; 8]> = SmallVec::new();
+    // Stays empty, and costs nothing, without messages that have an identity.
+    let mut reserved = Vec::new();
     for message in accepted {
+        let reservation = match repeat::begin(broker, config, connection, message) {
+            Begun::First(reservation) => reservation,
+            Begun::Repeat => continue,
+        };
         match push(&mut batch, message, origin, properties) {
-            Ok(()) => pushed.push(message),
-            Err(illegal) => refuse(config, message.frame, &too_large(config, &illegal), replies),
+            Ok(()) => {
+                reserved.extend(reservation.map(|reservation| (pushed.len(), reservation)));
+                pushed.push(message);
+            }
+            Err(illegal) => {
+                let refused = too_large(config, &illegal);
+                if let Some(reservation) = reservation {
+                    reservation.failed(&refused);
+                }
+                refuse(config, message.frame, &refused, replies);
+            }
         }
     }
     if pushed.is_empty() {
@@ -144,12 +161,16 @@ fn append(
     }
     match broker.store.append(&mut batch) {
         Ok(appended) => {
+            repeat::stored(reserved, &pushed, &appended);
             count(broker, &pushed, &appended);
             answer(broker, config, connection, &pushed, &appended, replies);
         }
         Err(error) => {
             broker.stats.put_failed(pushed.len());
             let refused = not_stored(&error);
+            for (_, reservation) in reserved {
+                reservation.failed(&refused);
+            }
             for message in pushed {
                 refuse(config, message.frame, &refused, replies);
             }

@@ -10,7 +10,9 @@
 
 pub(crate) mod check_back;
 pub(crate) mod checks;
+pub(crate) mod end;
 mod half;
+pub(crate) mod operators;
 mod rebuild;
 
 use std::net::SocketAddr;
@@ -19,11 +21,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agena_protocol::clock::Clock;
-use agena_protocol::command::Command;
-use agena_protocol::frame::Frame;
-use agena_protocol::headers::transaction::EndTransactionRequest;
-use agena_protocol::headers::{DecodeHeader, NoHeader};
-use agena_protocol::message_id::OffsetId;
 use agena_protocol::offset::{PhysicalOffset, QueueOffset};
 use agena_protocol::properties::{self, Properties, PropertiesBuf};
 use agena_protocol::queue::QueueId;
@@ -31,15 +28,14 @@ use agena_protocol::record::RecordView;
 use agena_protocol::response_code::ResponseCode;
 use agena_protocol::sys_flag::TransactionState;
 use agena_protocol::topic;
-use agena_remoting::connection::Connection;
-use agena_remoting::reply::{Replies, ReplyTo};
-use agena_store::{Ack, Dispatched, FlushError, NewMessage};
+use agena_store::{Ack, Dispatched, NewMessage};
+use parking_lot::Mutex;
 
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::send::{Redirect, Refused, not_stored};
 use checks::Checks;
-use half::{Claim, Halves};
+use half::{Claim, Halves, Progress};
 pub(crate) use half::{GroupSummary, Half};
 
 /// The group whose consumer offsets tell how far the half and op queues are done with.
@@ -51,7 +47,7 @@ pub(crate) const QUEUE: QueueId = QueueId::new(0);
 /// The tag of op records; the only thing they are used for is to say "done".
 const OP_TAG: &str = "d";
 
-/// `commitOrRollback` of END_TRANSACTION.
+/// `commitOrRollback` on the wire.
 const COMMIT: i32 = 8;
 const ROLLBACK: i32 = 12;
 
@@ -64,6 +60,17 @@ pub(crate) struct Transactions {
     changed: tokio::sync::Notify,
     clock: Arc<dyn Clock>,
     counters: Counters,
+    marks: Mutex<Marks>,
+    resumed: Mutex<operators::Resumed>,
+}
+
+/// Progress marks on their way to the consumer offsets.
+#[derive(Debug, Default)]
+struct Marks {
+    /// What holds once the log is on the device up to the offset.
+    waiting: Option<(Progress, PhysicalOffset)>,
+    /// The op mark that belongs to the half mark which is kept.
+    op: Option<QueueOffset>,
 }
 
 /// Totals since start.
@@ -80,6 +87,8 @@ pub(crate) struct Counters {
 pub(crate) struct Totals {
     /// Halves that wait for their end.
     pub pending: usize,
+    /// Store time of the oldest of them; wall clock, ms.
+    pub oldest_ms: Option<i64>,
     /// Messages that were delivered by a commit.
     pub committed: u64,
     /// Halves that were rolled back.
@@ -99,8 +108,9 @@ impl Transactions {
                 self.changed.notify_one();
             }
             topic::TRANS_OP_HALF => {
-                self.halves
-                    .op_appeared(record.queue_offset(), &halves_of(record.body()));
+                let halves = halves_of(record.body());
+                self.halves.op_appeared(record.queue_offset(), &halves);
+                self.checks.forget(&halves);
             }
             _ => {}
         }
@@ -133,6 +143,7 @@ impl Transactions {
     pub(crate) fn totals(&self) -> Totals {
         Totals {
             pending: self.halves.len(),
+            oldest_ms: self.halves.oldest_ms(),
             committed: self.counters.committed.load(Ordering::Relaxed),
             rolled_back: self.counters.rolled_back.load(Ordering::Relaxed),
             checks_sent: self.counters.checks_sent.load(Ordering::Relaxed),
@@ -145,16 +156,48 @@ impl Transactions {
         self.halves.groups()
     }
 
+    /// Whether one more half may wait.
+    pub(crate) fn has_room(&self, config: &BrokerConfig) -> bool {
+        self.halves.len() < config.transaction_pending_max
+    }
+
     /// Writes the progress marks as consumer offsets, where the original keeps them.
+    ///
+    /// A mark is written when all that it speaks of is on the device: else a power cut could take back a commit and keep
+    /// the mark behind its half, which nobody would ask for again. The op mark follows one step behind the half mark, so
+    /// that whichever of the two a crash keeps, no op record in front of the one names a half behind the other.
     pub(crate) fn save_progress(&self, broker: &Broker) {
-        let progress = self.halves.progress();
-        broker
-            .offsets
-            .commit(PROGRESS_GROUP, topic::TRANS_HALF, QUEUE, progress.half);
-        broker
-            .offsets
-            .commit(PROGRESS_GROUP, topic::TRANS_OP_HALF, QUEUE, progress.op);
-        self.checks.forget_before(progress.half);
+        let durable = broker.store.durable_end();
+        let mut marks = self.marks.lock();
+        if let Some((progress, end)) = marks.waiting.take_if(|(_, end)| *end <= durable) {
+            tracing::trace!(?progress, ?end, "transactions' marks move");
+            let op = marks.op.replace(progress.op);
+            let commit = |topic, offset| {
+                broker.offsets.commit(PROGRESS_GROUP, topic, QUEUE, offset);
+            };
+            commit(topic::TRANS_HALF, progress.half);
+            if let Some(op) = op {
+                commit(topic::TRANS_OP_HALF, op);
+            }
+            self.checks.forget_before(progress.half);
+        }
+        if marks.waiting.is_none() {
+            let progress = self.halves.progress();
+            marks.waiting = Some((progress, broker.store.log_end()));
+        }
+    }
+
+    /// The same at a stop, when everything is on the device and the offsets are written in one piece.
+    pub(crate) fn save_progress_at_stop(&self, broker: &Broker) {
+        self.save_progress(broker);
+        self.marks.lock().waiting = None;
+        self.save_progress(broker);
+        self.save_progress(broker);
+        if let Some(op) = self.marks.lock().op {
+            broker
+                .offsets
+                .commit(PROGRESS_GROUP, topic::TRANS_OP_HALF, QUEUE, op);
+        }
     }
 }
 
@@ -202,51 +245,6 @@ pub(crate) fn prepare(properties: Properties<'_>, topic: &str, queue: QueueId) -
     }
 }
 
-/// END_TRANSACTION (37). Answers only a producer that waits for it.
-pub(crate) fn end(
-    broker: &Arc<Broker>,
-    connection: &Arc<Connection>,
-    frame: &Frame<'_>,
-    replies: &mut Replies,
-) {
-    let request = match EndTransactionRequest::decode(&frame.ext) {
-        Ok(request) => request,
-        Err(fault) => {
-            let remark = fault.to_string();
-            return replies.push(frame, ResponseCode::SystemError, Some(&remark), &NoHeader);
-        }
-    };
-    let outcome = match request.commit_or_rollback {
-        COMMIT => Outcome::Commit,
-        ROLLBACK => Outcome::RollBack,
-        // "Unknown" is an ordinary answer: the half stays and is asked for again. Nobody is answered.
-        _ => return,
-    };
-    match find(broker, &request).and_then(|found| resolve(broker, &found, outcome)) {
-        Ok(Some(ack)) if !frame.is_one_way() => {
-            let reply_to = ReplyTo::of(connection, frame);
-            let then = move |flushed: Result<(), FlushError>| match flushed {
-                Ok(()) => reply_to.send(Command::success()),
-                Err(fault) => reply_to.send(Command::response(
-                    ResponseCode::FlushDiskTimeout,
-                    fault.to_string(),
-                )),
-            };
-            broker.store.when_durable(ack, Box::new(then));
-        }
-        Ok(_) => replies.push(frame, ResponseCode::Success, None, &NoHeader),
-        Err(refused) => {
-            tracing::debug!(
-                group = request.producer_group,
-                transaction = request.msg_id,
-                remark = %refused.remark,
-                "the end of a transaction was refused"
-            );
-            replies.push(frame, refused.code, Some(&refused.remark), &NoHeader);
-        }
-    }
-}
-
 /// What becomes of a half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -262,65 +260,46 @@ pub(crate) enum Outcome {
 #[derive(Debug)]
 pub(crate) struct Found {
     at: QueueOffset,
+    physical: PhysicalOffset,
     record: bytes::Bytes,
 }
 
-/// Looks the half up by what the producer knows of it, and makes sure that it is the one meant.
-fn find(broker: &Broker, request: &EndTransactionRequest<'_>) -> Result<Found, Refused> {
-    let system_error = |remark: &str| Refused::new(ResponseCode::SystemError, remark);
-    let missing = || system_error("Find prepared transaction message failed");
-    let physical = PhysicalOffset::from_wire(request.commit_log_offset).ok_or_else(missing)?;
-    let bytes = broker.store.record_at(physical).ok_or_else(missing)?;
-    let record = RecordView::parse(&bytes).map_err(|_| missing())?;
-    if record.topic() != topic::TRANS_HALF {
-        return Err(missing());
-    }
-    let properties = record.properties();
-    if properties.get(properties::PGROUP) != Some(request.producer_group) {
-        return Err(system_error("The producer group wrong"));
-    }
-    if record.queue_offset().wire() != request.tran_state_table_offset {
-        return Err(system_error("The transaction state table offset wrong"));
-    }
-    if record.physical_offset() != physical {
-        return Err(system_error("The commit log offset wrong"));
-    }
-    let age_ms = broker
-        .clock
-        .now_ms()
-        .saturating_sub(record.born_timestamp());
-    if request.from_transaction_check != Some(true)
-        && immunity_ms(properties).is_some_and(|ms| age_ms > ms)
-    {
-        return Err(Refused::new(
-            ResponseCode::IllegalOperation,
-            "the immunity time of the transaction is over; it is decided by a check only",
-        ));
-    }
-    let at = record.queue_offset();
-    Ok(Found { at, record: bytes })
+/// What became of the attempt to resolve a half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resolved {
+    /// It is done, and durable with this.
+    Now(Ack),
+    /// It was resolved before; nothing was appended.
+    Before,
+    /// Dispatch has not brought the half yet; nothing was appended.
+    NotYetSeen,
 }
 
-/// Resolves a half unless it was resolved before (`None`).
+/// Resolves a half unless it was resolved before.
 pub(crate) fn resolve(
     broker: &Arc<Broker>,
     found: &Found,
     outcome: Outcome,
-) -> Result<Option<Ack>, Refused> {
+) -> Result<Resolved, Refused> {
     let transactions = &broker.transactions;
-    let claimed = match transactions.halves.claim(found.at) {
-        Claim::Pending(half) => Some(half),
-        Claim::NotYetSeen => None,
-        Claim::Resolved => return Ok(None),
+    let half = match transactions.halves.claim(found.at, found.physical) {
+        Claim::Pending(half) => half,
+        Claim::NotYetSeen => return Ok(Resolved::NotYetSeen),
+        Claim::Resolved => return Ok(Resolved::Before),
+        Claim::Other => {
+            return Err(Refused::new(
+                ResponseCode::SystemError,
+                "Find prepared transaction message failed",
+            ));
+        }
     };
-    let checks = claimed.as_ref().map_or(0, |half| half.checks);
-    match append(broker, found, outcome, checks) {
+    match append(broker, found, outcome, half.checks) {
         Ok(ack) => {
             transactions.counters.count(outcome);
-            Ok(Some(ack))
+            Ok(Resolved::Now(ack))
         }
         Err(refused) => {
-            transactions.halves.restore(found.at, claimed);
+            transactions.halves.restore(found.at, half);
             Err(refused)
         }
     }
@@ -471,49 +450,6 @@ fn target_of(
                 sys_flag,
             }))
         }
-    }
-}
-
-/// RESUME_CHECK_HALF_MESSAGE (323): a parked transaction becomes a half again, its checks start from zero.
-pub(crate) fn resume(broker: &Arc<Broker>, request: &Command) -> Command {
-    let failed = |remark: &str| Command::response(ResponseCode::SystemError, remark.to_owned());
-    let Some(id) = request.ext.get("msgId").and_then(OffsetId::parse) else {
-        return failed("msgId is not an offset message id");
-    };
-    let Some(bytes) = broker.store.record_at(id.offset) else {
-        return failed("the parked message was not found in the log");
-    };
-    let Ok(record) = RecordView::parse(&bytes) else {
-        return failed("the parked message is damaged in the log");
-    };
-    if record.topic() != topic::TRANS_CHECK_MAX_TIME {
-        return failed("the message is not in TRANS_CHECK_MAX_TIME_TOPIC");
-    }
-    let mut properties = PropertiesBuf::parse(record.properties().encoded());
-    properties.set(properties::TRANSACTION_CHECK_TIMES, "0");
-    let encoded = properties.encode();
-    let store_host = broker.identity.advertised;
-    let mut batch = broker.store.batch();
-    let pushed = batch.push(NewMessage {
-        topic: topic::TRANS_HALF,
-        queue_id: QUEUE,
-        flag: record.flag(),
-        sys_flag: TransactionState::None.in_flag(record.sys_flag()),
-        born_timestamp: record.born_timestamp(),
-        born_host: record.born_host(),
-        store_host,
-        reconsume_times: record.reconsume_times(),
-        prepared_transaction_offset: 0,
-        body: record.body(),
-        properties: &encoded,
-        wait_for_flush: true,
-    });
-    if let Err(illegal) = pushed {
-        return failed(&illegal.to_string());
-    }
-    match broker.store.append(&mut batch) {
-        Ok(_) => Command::success(),
-        Err(error) => failed(&error.to_string()),
     }
 }
 

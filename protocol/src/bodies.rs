@@ -25,3 +25,4 @@ pub mod stats;
 pub mod subscription;
 pub mod subscription_group;
 pub mod topic_config;
+pub mod transactions;

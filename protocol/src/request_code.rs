@@ -199,5 +199,7 @@ request_codes! {
     PollingInfo = 200055, "POLLING_INFO";
     PopRollback = 200056, "POP_ROLLBACK";
     BatchAckMessage = 200151, "BATCH_ACK_MESSAGE";
-    ExplainRetention = 900001, "EXPLAIN_RETENTION";
+    ExplainRetention = 900_001, "EXPLAIN_RETENTION";
+    ListTransactions = 900_003, "LIST_TRANSACTIONS";
+    ResolveTransaction = 900_004, "RESOLVE_TRANSACTION";
 }

@@ -276,6 +276,46 @@ impl Store {
         self.shared.record_at(offset.number())
     }
 
+    /// Whether the record at a place counts as being in memory: it lies within `resident_bytes` of the log's end.
+    #[must_use]
+    pub fn is_resident(&self, offset: PhysicalOffset) -> bool {
+        self.log_end().number().saturating_sub(offset.number())
+            <= self.shared.config.read.resident_bytes
+    }
+
+    /// First byte behind the last record.
+    #[must_use]
+    pub fn log_end(&self) -> PhysicalOffset {
+        PhysicalOffset::new(self.shared.log.end())
+    }
+
+    /// Everything below is on the device.
+    #[must_use]
+    pub fn durable_end(&self) -> PhysicalOffset {
+        PhysicalOffset::new(self.shared.commit.durable())
+    }
+
+    /// The acknowledgement of whatever was appended below `end`.
+    pub fn ack_below(&self, end: PhysicalOffset) -> Ack {
+        Ack { end: end.number() }
+    }
+
+    /// Gives every record from `from` on to `each`, in log order; `from` is the start of a record, or lies in front of
+    /// what retention left. Stops at the end that the log had, or where a record does not hold, and says where that was.
+    pub fn scan(
+        &self,
+        from: PhysicalOffset,
+        mut each: impl FnMut(&RecordView<'_>),
+    ) -> PhysicalOffset {
+        let log = &self.shared.log;
+        let from = from.number().max(log.start());
+        let walked = log.walk(from, log.end(), false, |record, _| {
+            each(record);
+            true
+        });
+        PhysicalOffset::new(walked.unwrap_or_else(|(at, _)| at))
+    }
+
     /// Places of messages whose key has the same hash as `key`: at most `max` of the newest, ascending. The caller
     /// compares the keys. Messages that retention took are left out.
     #[must_use]

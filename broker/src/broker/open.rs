@@ -23,6 +23,7 @@ use super::{
 use crate::admin::assignment::RequestModes;
 use crate::admin::broker::ColdReadThresholds;
 use crate::config::{BrokerConfig, ConfigCell, ConfigError, FlushDiskType};
+use crate::dedup::Dedup;
 use crate::delay::store_log::StoreLog;
 use crate::delay::timers::TimerRules;
 use crate::delay::{Delay, DelaySettings, SendRules, levels};
@@ -206,6 +207,7 @@ fn build(
         },
         topics,
         transactions,
+        dedup: Arc::new(Dedup::open(&config_dir, &config, &store)),
         groups: Groups::open(auto_create, &config_dir, &saver, clock.clone())?,
         sessions: Sessions::new(config.channel_expired_timeout, clock.clone()),
         offsets,

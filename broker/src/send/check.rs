@@ -9,6 +9,7 @@ use super::properties::{self, Noticed};
 use super::{Redirect, Refused};
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
+use crate::dedup::{self, Identity};
 use crate::{local_time, retry, transaction};
 use agena_protocol::batch;
 use agena_protocol::bodies::topic_config::{TopicConfig, TopicFilterType};
@@ -40,6 +41,10 @@ pub(super) struct Accepted<'f, 'b> {
     pub(super) waits: bool,
     pub(super) body: Body<'f>,
     pub(super) recall_handle: Option<String>,
+    /// What a repeat of it is recognised by, if its producer cares.
+    pub(super) identity: Option<Identity<'f>>,
+    /// The topic that was asked for.
+    pub(super) asked_topic: &'f str,
     unique_id: UniqueId<'f>,
 }
 
@@ -142,6 +147,8 @@ pub(super) fn check<'f, 'b>(
         waits: noticed.waits.unwrap_or(true),
         body: Body::Many(Vec::new()),
         recall_handle: None,
+        identity: identity(&request, &noticed)?,
+        asked_topic: request.topic,
         unique_id: match noticed.unique_key {
             Some(id) => UniqueId::OfProducer(id),
             None => UniqueId::Made(broker.unique_ids.next(broker.clock.now_ms())),
@@ -154,7 +161,9 @@ pub(super) fn check<'f, 'b>(
         dead_letter,
     };
     if request.is_batch() {
-        accepted.body = Body::Many(message.batch(config, frame.body, arena)?);
+        let (parts, identity) = message.batch(config, frame.body, accepted.identity, arena)?;
+        accepted.body = Body::Many(parts);
+        accepted.identity = identity;
     } else {
         message.single(broker, config, &mut accepted, arena)?;
     }
@@ -234,6 +243,18 @@ fn choose_queue(
     }
     Ok(QueueId::from_wire(request.queue_id)
         .unwrap_or_else(|| broker.next_queue(topic.write_queue_nums)))
+}
+
+/// Who sent it and which one it is. A consumer that sends a message back sends its properties along, which say nothing of
+/// this copy.
+fn identity<'f>(
+    request: &SendMessageRequest<'_>,
+    noticed: &Noticed<'f>,
+) -> Result<Option<Identity<'f>>, Refused> {
+    if topic::group_of_retry(request.topic).is_some() || request.reconsume_times.unwrap_or(0) > 0 {
+        return Ok(None);
+    }
+    Identity::of(noticed.producer_id, noticed.sequence)
 }
 
 /// Check 10: a retry that has failed too often is stored under the topic that is returned.
@@ -331,6 +352,12 @@ impl<'f> Message<'_, 'f> {
                     ),
                 ));
             }
+            if !broker.transactions.has_room(config) {
+                return Err(Refused::new(
+                    ResponseCode::SystemBusy,
+                    "too many transactions are pending (transactionPendingMax)",
+                ));
+            }
             accepted.sys_flag &= !sys_flag::TRANSACTION_MASK;
             let half = transaction::prepare(properties, self.request.topic, queue);
             return Ok(Some(half));
@@ -361,13 +388,15 @@ impl<'f> Message<'_, 'f> {
     }
 
     /// The records of a plain batch. Each keeps its own properties; of the batch's, which the original appends to each so
-    /// that all share one unique id, only the broker's are taken.
+    /// that all share one unique id, only the broker's are taken, and its identity, which is that of all of its messages:
+    /// it stands in the batch's own properties or in each message's.
     fn batch(
         &self,
         config: &BrokerConfig,
         body: &'f [u8],
+        of_batch: Option<Identity<'f>>,
         arena: &mut Vec<u8>,
-    ) -> Result<Vec<Part<'f>>, Refused> {
+    ) -> Result<(Vec<Part<'f>>, Option<Identity<'f>>), Refused> {
         if self.noticed.is_half || self.noticed.is_delayed {
             return Err(Refused::new(
                 ResponseCode::MessageIllegal,
@@ -375,6 +404,7 @@ impl<'f> Message<'_, 'f> {
             ));
         }
         let mut parts = Vec::new();
+        let mut identity = of_batch;
         for message in batch::messages(body) {
             let message = message.map_err(|error| {
                 Refused::new(
@@ -383,14 +413,32 @@ impl<'f> Message<'_, 'f> {
                 )
             })?;
             let noticed = Noticed::in_string(message.properties);
-            let properties =
+            let own = Identity::of(noticed.producer_id, noticed.sequence)?;
+            if parts.is_empty() && of_batch.is_none() {
+                identity = own;
+            }
+            let mut properties =
                 properties::complete(arena, message.properties, &noticed, None, config);
+            match (own, identity) {
+                (None, Some(of_batch)) if self.noticed.producer_id.is_some() => {
+                    push_pair(arena, dedup::PRODUCER_ID, of_batch.producer);
+                    push_pair(arena, dedup::SEQUENCE, &of_batch.sequence.to_string());
+                    properties.end = arena.len();
+                }
+                (own, identity) if own == identity => {}
+                _ => {
+                    return Err(Refused::new(
+                        ResponseCode::MessageIllegal,
+                        "all messages of a batch have the same AGENA_PRODUCER_ID and AGENA_SEQUENCE, or none has",
+                    ));
+                }
+            }
             parts.push(Part {
                 flag: message.flag,
                 body: message.body,
                 properties,
             });
         }
-        Ok(parts)
+        Ok((parts, identity))
     }
 }

@@ -9,6 +9,7 @@ use agena_protocol::properties::{
 };
 
 use crate::config::BrokerConfig;
+use crate::dedup;
 
 /// What in a property string decides how its message is treated, found in one pass.
 #[derive(Debug, Clone, Copy, Default)]
@@ -20,6 +21,9 @@ pub(super) struct Noticed<'p> {
     pub(super) delay_level: i32,
     pub(super) is_half: bool,
     pub(super) waits: Option<bool>,
+    /// With `sequence`, what a repeat is recognised by.
+    pub(super) producer_id: Option<&'p str>,
+    pub(super) sequence: Option<&'p str>,
     /// A name that the broker owns: the string must be taken apart.
     owned_by_broker: bool,
 }
@@ -40,6 +44,8 @@ impl<'p> Noticed<'p> {
                 }
                 names::TRAN_MSG => noticed.is_half = value.eq_ignore_ascii_case("true"),
                 names::WAIT => noticed.waits = Some(value.eq_ignore_ascii_case("true")),
+                dedup::PRODUCER_ID => noticed.producer_id = Some(value),
+                dedup::SEQUENCE => noticed.sequence = Some(value),
                 names::POP_CK | names::MSG_REGION | names::TRACE_ON | names::CLUSTER => {
                     noticed.owned_by_broker = true;
                 }

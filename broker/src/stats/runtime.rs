@@ -39,6 +39,7 @@ impl Stats {
             );
         }
         add_transactions(broker, &mut table);
+        add_dedup(broker, &mut table);
         table.insert("heldPulls".to_owned(), broker.hold.len().to_string());
         let mut set = |key: &str, value: &str| table.insert(key.to_owned(), value.to_owned());
         set("EndTransactionQueueSize", "0");
@@ -169,10 +170,24 @@ fn add_transactions(broker: &Broker, table: &mut BTreeMap<String, String>) {
         "transactionChecksSent".to_owned(),
         totals.checks_sent.to_string(),
     );
+    let oldest = totals.oldest_ms.map_or(0, |stored| {
+        broker.clock.now_ms().saturating_sub(stored).max(0)
+    });
+    set("transactionsOldestAgeMillis".to_owned(), oldest.to_string());
     for group in broker.transactions.groups() {
         let value = format!("{},{}", group.pending, group.oldest_ms);
         set(format!("transactionsPending_{}", group.group), value);
     }
+}
+
+/// Not in the original: repeats that were recognised, and what is remembered for that.
+fn add_dedup(broker: &Broker, table: &mut BTreeMap<String, String>) {
+    let totals = broker.dedup.totals();
+    let mut set = |key: &str, value: String| table.insert(key.to_owned(), value);
+    set("dedupProducers", totals.producers.to_string());
+    set("dedupSequences", totals.sequences.to_string());
+    set("dedupRepeats", totals.repeats.to_string());
+    set("dedupRefused", totals.refused.to_string());
 }
 
 /// Appends by how long they took, in the original's steps of which those above a second are one here.

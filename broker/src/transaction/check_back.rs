@@ -24,7 +24,8 @@ use agena_protocol::record::{RecordEncoder, RecordFields, RecordView};
 use agena_protocol::request_code::RequestCode;
 use agena_protocol::topic;
 
-use super::{Found, Half, Outcome, Transactions, millis, resolve};
+use super::end::decide_ripe;
+use super::{Found, Half, Outcome, Resolved, Transactions, millis, resolve};
 use crate::broker::Broker;
 
 /// Halves looked at in one round, and how far apart full rounds are: at most 5,000 questions a second.
@@ -96,6 +97,7 @@ struct Round {
 /// Asks for every half that is due.
 fn round(broker: &Arc<Broker>) -> Round {
     let transactions = &broker.transactions;
+    decide_ripe(broker);
     let due = transactions.halves.due(broker.clock.monotonic(), ROUND_MAX);
     let full = due.len() == ROUND_MAX;
     let mut orphans = HashSet::new();
@@ -116,43 +118,53 @@ fn check(broker: &Arc<Broker>, at: QueueOffset, half: &Half) -> bool {
     let interval = config
         .transaction_check_interval
         .max(Duration::from_millis(1));
+    let age_ms = broker.clock.now_ms().saturating_sub(half.stored_ms);
+    let is_over = half.checks >= config.transaction_check_max
+        || age_ms >= millis(config.file_reserved_time.duration());
+    let next = now + interval + jitter(interval, at);
+    // Before the record is read: many may wait for a producer that is away for long.
+    let producer = broker.sessions.producer_of_group(&half.group);
+    if producer.is_none() && !is_over {
+        transactions.halves.put_off(at, next);
+        return false;
+    }
     let Some(record) = broker.store.record_at(half.physical) else {
         tracing::warn!(
             half = at.number(),
             group = &*half.group,
             "a half message left the log before it was decided"
         );
-        transactions.halves.claim(at);
+        transactions.halves.claim(at, half.physical);
         return true;
     };
-    let age_ms = broker.clock.now_ms().saturating_sub(half.stored_ms);
-    if half.checks >= config.transaction_check_max
-        || age_ms >= millis(config.file_reserved_time.duration())
-    {
-        park(broker, &Found { at, record }, half);
+    let Some(producer) = producer.filter(|_| !is_over) else {
+        let physical = half.physical;
+        let found = Found {
+            at,
+            physical,
+            record,
+        };
+        park(broker, &found, half);
         return true;
-    }
-    let next = now + interval + jitter(interval, at);
-    let Some(producer) = broker.sessions.producer_of_group(&half.group) else {
-        transactions.halves.put_off(at, next);
-        return false;
     };
-    let asked = RecordView::parse(&record)
+    let question = RecordView::parse(&record)
         .ok()
-        .and_then(|half_record| question(broker, &half_record, half.checks + 1))
-        .is_some_and(|question| producer.connection.one_way(&question).is_ok());
-    if !asked {
-        transactions.halves.put_off(at, next);
-        return false;
+        .and_then(|record| question(broker, &record, half.checks + 1));
+    // Counted before it leaves, so that a crash in between asks once less and not once more than allowed.
+    if !transactions.halves.checked(at, next) {
+        return true;
     }
-    if transactions.halves.checked(at, next) {
-        transactions.checks.asked(at, half.checks + 1);
+    transactions.checks.asked(at, half.checks + 1);
+    if question.is_some_and(|question| producer.connection.one_way(&question).is_ok()) {
         transactions
             .counters
             .checks_sent
             .fetch_add(1, Ordering::Relaxed);
+        return true;
     }
-    true
+    transactions.halves.not_checked(at);
+    transactions.checks.asked(at, half.checks);
+    false
 }
 
 /// Up to a tenth of the interval, different from half to half.
@@ -164,7 +176,8 @@ fn jitter(interval: Duration, at: QueueOffset) -> Duration {
 fn park(broker: &Arc<Broker>, found: &Found, half: &Half) {
     let (at, group, checks) = (found.at, half.group.clone(), half.checks);
     match resolve(broker, found, Outcome::Park) {
-        Ok(_) => tracing::warn!(
+        Ok(Resolved::Before | Resolved::NotYetSeen) => {}
+        Ok(Resolved::Now(_)) => tracing::warn!(
             half = at.number(),
             group = &*group,
             checks,

@@ -68,6 +68,16 @@ impl Checks {
         state.report(written);
     }
 
+    /// These are resolved. Their lines go when the journal is rewritten.
+    pub(crate) fn forget(&self, halves: &[QueueOffset]) {
+        let mut state = self.state.lock();
+        if !state.times.is_empty() {
+            for half in halves {
+                state.times.remove(half);
+            }
+        }
+    }
+
     /// Everything in front of `half` is resolved.
     pub(crate) fn forget_before(&self, half: QueueOffset) {
         let mut state = self.state.lock();
@@ -126,6 +136,22 @@ mod tests {
         assert_eq!(checks.remembered(), counts);
         checks.forget_before(QueueOffset::new(4));
         assert_eq!(checks.remembered(), counts[1..]);
+    }
+
+    #[test]
+    fn what_is_resolved_is_forgotten_although_an_older_half_is_pending() {
+        let directory = tempfile::tempdir().unwrap();
+        let checks = Checks::open(directory.path()).unwrap();
+        for half in 0..30_000 {
+            checks.asked(QueueOffset::new(half), 1);
+            if half > 0 {
+                checks.forget(&[QueueOffset::new(half)]);
+            }
+        }
+        assert_eq!(checks.remembered().len(), 1);
+        checks.forget_before(QueueOffset::new(0));
+        let file = directory.path().join(FILE_NAME);
+        assert!(std::fs::metadata(file).unwrap().len() < 100);
     }
 
     #[test]

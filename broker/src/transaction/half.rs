@@ -4,18 +4,21 @@
 //! consumer offsets of `CID_RMQ_SYS_TRANS` as the original keeps them: everything in front of the half mark is
 //! resolved, and no op record in front of the op mark names a half behind the half mark.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use agena_protocol::offset::{PhysicalOffset, QueueOffset};
+use agena_remoting::reply::ReplyTo;
 use parking_lot::Mutex;
+
+use super::Outcome;
 
 /// Op records whose greatest half offset is kept together: the op mark moves in steps of this size.
 const OP_BLOCK: u64 = 256;
 
-/// Early resolutions kept at most; they exist for the instant between an append and its dispatch.
-const EARLY_MAX: usize = 100_000;
+/// Early outcomes kept at most; they exist between an append and its dispatch, which follows the data sync.
+const EARLY_MAX: usize = 10_000;
 
 /// One transaction that is not resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +32,7 @@ pub(crate) struct Half {
     /// How often a producer was asked (`TRANSACTION_CHECK_TIMES` of the last check).
     pub checks: u32,
     /// When it is looked at next; monotonic.
-    due: Duration,
+    pub due: Duration,
 }
 
 /// What became of an attempt to resolve a half.
@@ -37,10 +40,23 @@ pub(crate) struct Half {
 pub(crate) enum Claim {
     /// It was pending and belongs to the caller now, who resolves it or gives it back with [`Halves::restore`].
     Pending(Half),
-    /// It was appended a moment ago and is not dispatched yet; it counts as resolved when it is.
+    /// It may have been appended a moment ago and is not dispatched yet: [`Halves::keep_early`].
     NotYetSeen,
-    /// It was resolved before, or never existed.
+    /// It was resolved before.
     Resolved,
+    /// Another record is the half of this offset: somebody made this one up.
+    Other,
+}
+
+/// An outcome that came before dispatch brought its half.
+#[derive(Debug)]
+pub(crate) struct Early {
+    /// Where the half must stand in the log.
+    pub physical: PhysicalOffset,
+    /// What the producer said.
+    pub outcome: Outcome,
+    /// Who waits for the answer.
+    pub reply_to: ReplyTo,
 }
 
 /// How far the half and op queues are done with.
@@ -73,10 +89,12 @@ pub(crate) struct Halves {
 struct State {
     pending: BTreeMap<QueueOffset, Half>,
     due: BTreeSet<(Duration, QueueOffset)>,
-    groups: HashMap<Arc<str>, usize>,
+    groups: HashMap<Arc<str>, BTreeSet<QueueOffset>>,
     /// The next half offset that dispatch will bring.
     next_half: QueueOffset,
-    early: HashSet<QueueOffset>,
+    early: BTreeMap<QueueOffset, Early>,
+    /// Early outcomes whose half has come meanwhile; the check-back task carries them out.
+    ripe: Vec<(QueueOffset, Early)>,
     ops: VecDeque<OpBlock>,
     next_op: QueueOffset,
 }
@@ -96,7 +114,8 @@ impl Halves {
                 due: BTreeSet::new(),
                 groups: HashMap::new(),
                 next_half: progress.half,
-                early: HashSet::new(),
+                early: BTreeMap::new(),
+                ripe: Vec::new(),
                 ops: VecDeque::new(),
                 next_op: progress.op,
             }),
@@ -118,8 +137,13 @@ impl Halves {
             return;
         }
         state.next_half = at.plus(1);
-        if state.early.remove(&at) {
-            return;
+        if !state.early.is_empty() {
+            // Those in front name nothing that was ever stored.
+            let behind = state.early.split_off(&at.plus(1));
+            let come = std::mem::replace(&mut state.early, behind);
+            state
+                .ripe
+                .extend(come.into_iter().filter(|(early, _)| *early == at));
         }
         let group = state
             .groups
@@ -144,14 +168,9 @@ impl Halves {
             return;
         }
         state.next_op = op.plus(1);
+        // An op record stands behind its halves in the log, so they were here before it.
         for half in halves {
-            if *half >= state.next_half {
-                if state.early.len() < EARLY_MAX {
-                    state.early.insert(*half);
-                }
-            } else {
-                state.remove(*half);
-            }
+            state.remove(*half);
         }
         let Some(greatest_half) = halves.iter().max().copied() else {
             return;
@@ -167,27 +186,45 @@ impl Halves {
         }
     }
 
-    /// Takes a half out of the table, so that nobody else resolves or checks it.
-    pub(crate) fn claim(&self, at: QueueOffset) -> Claim {
+    /// Nothing in front of `next` is pending that has not appeared. Used once, when the table is rebuilt.
+    pub(crate) fn expect(&self, next: QueueOffset) {
+        let mut state = self.state.lock();
+        state.next_half = state.next_half.max(next);
+    }
+
+    /// Takes the half at `at` of its queue and `physical` of the log out of the table, so that nobody else resolves or
+    /// checks it.
+    pub(crate) fn claim(&self, at: QueueOffset, physical: PhysicalOffset) -> Claim {
         let mut state = self.state.lock();
         if at >= state.next_half {
-            if state.early.len() >= EARLY_MAX || !state.early.insert(at) {
-                return Claim::Resolved;
-            }
             return Claim::NotYetSeen;
         }
-        state.remove(at).map_or(Claim::Resolved, Claim::Pending)
+        match state.pending.get(&at) {
+            None => Claim::Resolved,
+            Some(half) if half.physical != physical => Claim::Other,
+            Some(_) => state.remove(at).map_or(Claim::Resolved, Claim::Pending),
+        }
     }
 
     /// Gives a claimed half back, since resolving it failed.
-    pub(crate) fn restore(&self, at: QueueOffset, half: Option<Half>) {
+    pub(crate) fn restore(&self, at: QueueOffset, half: Half) {
+        self.state.lock().insert(at, half);
+    }
+
+    /// Keeps an outcome until dispatch brings its half. Handed back when the half is here by now, when another outcome
+    /// waits for it, or when too many wait.
+    pub(crate) fn keep_early(&self, at: QueueOffset, early: Early) -> Result<(), Early> {
         let mut state = self.state.lock();
-        match half {
-            Some(half) => state.insert(at, half),
-            None => {
-                state.early.remove(&at);
-            }
+        if at < state.next_half || state.early.len() >= EARLY_MAX || state.early.contains_key(&at) {
+            return Err(early);
         }
+        state.early.insert(at, early);
+        Ok(())
+    }
+
+    /// Early outcomes whose halves have come.
+    pub(crate) fn take_ripe(&self) -> Vec<(QueueOffset, Early)> {
+        std::mem::take(&mut self.state.lock().ripe)
     }
 
     /// Up to `most` halves that are due at `now`, earliest first. They stay where they are until [`Self::checked`],
@@ -214,6 +251,13 @@ impl Halves {
             half.checks += 1;
             half.due = next;
         })
+    }
+
+    /// The question did not leave after all.
+    pub(crate) fn not_checked(&self, at: QueueOffset) {
+        self.state
+            .lock()
+            .change(at, |half| half.checks = half.checks.saturating_sub(1));
     }
 
     /// Due again at `next` without having been asked.
@@ -256,23 +300,58 @@ impl Halves {
         self.state.lock().pending.len()
     }
 
+    /// Up to `most` pending halves from `from` on, of one producer group or of all, in the order of the half queue; and
+    /// where to go on, if there is more.
+    pub(crate) fn page(
+        &self,
+        group: Option<&str>,
+        from: QueueOffset,
+        most: usize,
+    ) -> (Vec<(QueueOffset, Half)>, Option<QueueOffset>) {
+        let state = self.state.lock();
+        let mut page: Vec<_> = match group {
+            None => state
+                .pending
+                .range(from..)
+                .take(most + 1)
+                .map(|(at, half)| (*at, half.clone()))
+                .collect(),
+            Some(group) => state
+                .groups
+                .get(group)
+                .into_iter()
+                .flat_map(|halves| halves.range(from..))
+                .take(most + 1)
+                .filter_map(|at| Some((*at, state.pending.get(at)?.clone())))
+                .collect(),
+        };
+        let more = (page.len() > most).then(|| page.split_off(most)[0].0);
+        (page, more)
+    }
+
+    /// When the oldest pending half was stored; wall clock, ms.
+    pub(crate) fn oldest_ms(&self) -> Option<i64> {
+        let state = self.state.lock();
+        state.pending.values().next().map(|half| half.stored_ms)
+    }
+
     /// Pending transactions by producer group, most first.
     pub(crate) fn groups(&self) -> Vec<GroupSummary> {
         let state = self.state.lock();
-        let mut oldest: HashMap<&Arc<str>, i64> = HashMap::new();
-        for half in state.pending.values() {
-            let seen = oldest.entry(&half.group).or_insert(half.stored_ms);
-            *seen = half.stored_ms.min(*seen);
-        }
+        let oldest_of = |halves: &BTreeSet<QueueOffset>| {
+            let oldest = halves.first().and_then(|at| state.pending.get(at));
+            oldest.map_or(0, |half| half.stored_ms)
+        };
         let mut groups: Vec<_> = state
             .groups
             .iter()
-            .map(|(group, pending)| GroupSummary {
+            .map(|(group, halves)| GroupSummary {
                 group: group.clone(),
-                pending: *pending,
-                oldest_ms: oldest.get(group).copied().unwrap_or_default(),
+                pending: halves.len(),
+                oldest_ms: oldest_of(halves),
             })
             .collect();
+        drop(state);
         groups.sort_by(|a, b| {
             b.pending
                 .cmp(&a.pending)
@@ -285,16 +364,19 @@ impl Halves {
 impl State {
     fn insert(&mut self, at: QueueOffset, half: Half) {
         self.due.insert((half.due, at));
-        *self.groups.entry(half.group.clone()).or_insert(0) += 1;
+        self.groups
+            .entry(half.group.clone())
+            .or_default()
+            .insert(at);
         self.pending.insert(at, half);
     }
 
     fn remove(&mut self, at: QueueOffset) -> Option<Half> {
         let half = self.pending.remove(&at)?;
         self.due.remove(&(half.due, at));
-        if let Some(pending) = self.groups.get_mut(&half.group) {
-            *pending -= 1;
-            if *pending == 0 {
+        if let Some(halves) = self.groups.get_mut(&half.group) {
+            halves.remove(&at);
+            if halves.is_empty() {
                 self.groups.remove(&half.group);
             }
         }
@@ -339,30 +421,48 @@ mod tests {
         );
     }
 
+    fn place(offset: u64) -> PhysicalOffset {
+        PhysicalOffset::new(offset * 500)
+    }
+
     #[test]
     fn a_half_is_claimed_once() {
         let halves = table();
         appear(&halves, 0);
-        let Claim::Pending(half) = halves.claim(at(0)) else {
+        let Claim::Pending(half) = halves.claim(at(0), place(0)) else {
             panic!("not pending")
         };
-        assert_eq!(half.physical, PhysicalOffset::new(0));
-        assert_eq!(halves.claim(at(0)), Claim::Resolved);
-        halves.restore(at(0), Some(half));
-        assert!(matches!(halves.claim(at(0)), Claim::Pending(_)));
+        assert_eq!(half.physical, place(0));
+        assert_eq!(halves.claim(at(0), place(0)), Claim::Resolved);
+        halves.restore(at(0), half);
+        assert!(matches!(halves.claim(at(0), place(0)), Claim::Pending(_)));
+        assert_eq!(halves.claim(at(1), place(1)), Claim::NotYetSeen);
     }
 
     #[test]
-    fn a_half_resolved_before_its_dispatch_never_becomes_pending() {
+    fn a_record_that_only_says_to_be_a_half_claims_nothing() {
         let halves = table();
-        assert_eq!(halves.claim(at(0)), Claim::NotYetSeen);
-        assert_eq!(halves.claim(at(0)), Claim::Resolved);
-        appear(&halves, 0);
-        assert_eq!(halves.len(), 0);
-        assert_eq!(halves.claim(at(1)), Claim::NotYetSeen);
-        halves.restore(at(1), None);
-        appear(&halves, 1);
+        appear(&halves, 3);
+        assert_eq!(halves.claim(at(3), place(7)), Claim::Other);
         assert_eq!(halves.len(), 1);
+    }
+
+    #[test]
+    fn a_page_is_one_group_s_or_all_and_says_where_it_goes_on() {
+        let halves = table();
+        for offset in 0..10 {
+            let group = if offset % 2 == 0 { "even" } else { "odd" };
+            let due = Duration::from_secs(6);
+            halves.appeared(at(offset), place(offset), group, 1_000, 0, due);
+        }
+        let numbers = |(page, more): (Vec<(QueueOffset, Half)>, Option<QueueOffset>)| {
+            let numbers: Vec<_> = page.iter().map(|(at, _)| at.number()).collect();
+            (numbers, more.map(QueueOffset::number))
+        };
+        assert_eq!(numbers(halves.page(None, at(7), 9)), (vec![7, 8, 9], None));
+        let first = numbers(halves.page(Some("odd"), at(0), 3));
+        assert_eq!(first, (vec![1, 3, 5], Some(7)));
+        assert_eq!(numbers(halves.page(Some("none"), at(0), 3)), (vec![], None));
     }
 
     #[test]

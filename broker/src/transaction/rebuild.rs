@@ -1,6 +1,10 @@
 //! The table of pending halves, derived from the half and op topics when a store opens.
 //!
-//! From the progress marks on: every half that no op record names is pending. After an unclean end one more look: a
+//! From the progress marks on: every half that no op record names is pending. Op records are read first, so that of the
+//! halves only those are read that are pending; of the others a bit each is all that is needed. So opening takes one
+//! short record for each transaction since the oldest pending one, and one message for each pending one.
+//!
+//! After an unclean end one more look: a
 //! commit is appended in front of its op record, so a power cut between them leaves a commit without one. Such a commit
 //! is among the last messages of its queue and carries the half's place in `preparedTransactionOffset`. The original
 //! writes op records seconds later, so a store taken over from it after a crash may have more of these.
@@ -16,6 +20,7 @@ use agena_protocol::queue::QueueId;
 use agena_protocol::record::{RecordView, records};
 use agena_protocol::topic;
 use agena_store::{Everything, ReadRequest, Residency, Store};
+use parking_lot::Mutex;
 
 use super::checks::Checks;
 use super::half::{Halves, Progress};
@@ -61,17 +66,24 @@ impl Transactions {
             changed: tokio::sync::Notify::new(),
             clock,
             counters: Counters::default(),
+            marks: Mutex::default(),
+            resumed: Mutex::default(),
         };
-        each_record(store, topic::TRANS_HALF, QUEUE, progress.half, |record| {
-            transactions.half_appeared(record, config);
-        });
+        let end = store.max_offset(topic::TRANS_HALF, QUEUE);
+        let mut resolved = Resolved::between(progress.half, end);
         each_record(store, topic::TRANS_OP_HALF, QUEUE, progress.op, |record| {
+            let halves = halves_of(record.body());
             transactions
                 .halves
-                .op_appeared(record.queue_offset(), &halves_of(record.body()));
+                .op_appeared(record.queue_offset(), &halves);
+            halves.into_iter().for_each(|half| resolved.set(half));
         });
+        each_pending(store, &resolved, end, |record| {
+            transactions.half_appeared(record, config);
+        });
+        transactions.halves.expect(end);
         if !ended_cleanly {
-            let found = resolved_without_op(store, &transactions.halves, progress.half);
+            let found = resolved_without_op(store, &transactions.halves);
             complete(
                 store,
                 advertised,
@@ -87,29 +99,94 @@ impl Transactions {
     }
 }
 
+/// A bit for each half from the progress mark on: whether an op record names it.
+struct Resolved {
+    from: QueueOffset,
+    bits: Vec<u64>,
+}
+
+impl Resolved {
+    fn between(from: QueueOffset, end: QueueOffset) -> Self {
+        let count = end.number().saturating_sub(from.number());
+        let words = usize::try_from(count.div_ceil(64)).unwrap_or(0);
+        Self {
+            from,
+            bits: vec![0; words],
+        }
+    }
+
+    fn place(&self, half: QueueOffset) -> Option<(usize, u64)> {
+        let number = half.number().checked_sub(self.from.number())?;
+        Some((usize::try_from(number / 64).ok()?, 1 << (number % 64)))
+    }
+
+    fn set(&mut self, half: QueueOffset) {
+        if let Some((word, bit)) = self.place(half)
+            && let Some(word) = self.bits.get_mut(word)
+        {
+            *word |= bit;
+        }
+    }
+
+    fn has(&self, half: QueueOffset) -> bool {
+        self.place(half)
+            .and_then(|(word, bit)| Some(self.bits.get(word)? & bit != 0))
+            .unwrap_or(false)
+    }
+}
+
+/// The records of the halves that no op record names.
+fn each_pending(
+    store: &Store,
+    resolved: &Resolved,
+    end: QueueOffset,
+    mut each: impl FnMut(&RecordView<'_>),
+) {
+    let mut at = resolved.from;
+    while at < end {
+        let entries = store.entries(topic::TRANS_HALF, QUEUE, at, READ_MESSAGES);
+        // None in a stretch that was damaged: the next may have some.
+        let step = u64::try_from(READ_MESSAGES).unwrap_or(1);
+        let next = entries
+            .last()
+            .map_or(at.plus(step), |entry| entry.queue_offset.plus(1));
+        for entry in entries.iter().filter(|e| !resolved.has(e.queue_offset)) {
+            let record = store.record_at(PhysicalOffset::new(entry.physical_offset));
+            if let Some(record) = record
+                && let Ok(record) = RecordView::parse(&record)
+                && record.topic() == topic::TRANS_HALF
+            {
+                each(&record);
+            }
+        }
+        at = next;
+    }
+}
+
 /// Halves whose commit or parked copy is in the log although no op record says so.
-fn resolved_without_op(store: &Store, pending: &Halves, from: QueueOffset) -> Vec<QueueOffset> {
+fn resolved_without_op(store: &Store, pending: &Halves) -> Vec<(QueueOffset, PhysicalOffset)> {
     let mut open: HashMap<(String, QueueId), HashMap<PhysicalOffset, QueueOffset>> = HashMap::new();
-    each_record(store, topic::TRANS_HALF, QUEUE, from, |record| {
-        if pending.get(record.queue_offset()).is_none() {
-            return;
+    let levels: Vec<_> = store
+        .queues()
+        .into_iter()
+        .filter(|(topic, _)| topic == topic::SCHEDULE)
+        .collect();
+    let mut from = Some(QueueOffset::new(0));
+    while let Some(at) = from {
+        let (page, next) = pending.page(None, at, READ_MESSAGES);
+        from = next;
+        for (at, half) in page {
+            let Some(bytes) = store.record_at(half.physical) else {
+                continue;
+            };
+            let Ok(record) = RecordView::parse(&bytes) else {
+                continue;
+            };
+            for queue in queues_of_commit(&record, &levels) {
+                open.entry(queue).or_default().insert(half.physical, at);
+            }
         }
-        let properties = record.properties();
-        let Some(topic) = properties.get(properties::REAL_TOPIC) else {
-            return;
-        };
-        let queue = properties
-            .get(properties::REAL_QID)
-            .and_then(|text| text.parse().ok());
-        let real = (topic.to_owned(), QueueId::new(queue.unwrap_or(0)));
-        let timer = (topic::TIMER_WHEEL.to_owned(), QUEUE);
-        let parked = (topic::TRANS_CHECK_MAX_TIME.to_owned(), QUEUE);
-        for queue in [real, timer, parked] {
-            open.entry(queue)
-                .or_default()
-                .insert(record.physical_offset(), record.queue_offset());
-        }
-    });
+    }
     let mut found = Vec::new();
     for ((topic, queue), halves) in open {
         let max = store.max_offset(&topic, queue).number();
@@ -117,10 +194,31 @@ fn resolved_without_op(store: &Store, pending: &Halves, from: QueueOffset) -> Ve
         let tail = tail.max(store.min_offset(&topic, queue));
         each_record(store, &topic, queue, tail, |record| {
             let prepared = PhysicalOffset::from_wire(record.prepared_transaction_offset());
-            found.extend(prepared.and_then(|prepared| halves.get(&prepared)).copied());
+            let half = prepared.and_then(|prepared| halves.get_key_value(&prepared));
+            found.extend(half.map(|(physical, at)| (*at, *physical)));
         });
     }
     found
+}
+
+/// The queues in which the outcome of a half may stand.
+fn queues_of_commit(half: &RecordView<'_>, levels: &[(String, QueueId)]) -> Vec<(String, QueueId)> {
+    let properties = half.properties();
+    let Some(topic) = properties.get(properties::REAL_TOPIC) else {
+        return Vec::new();
+    };
+    let queue = properties
+        .get(properties::REAL_QID)
+        .and_then(|text| text.parse().ok());
+    let mut queues = vec![
+        (topic.to_owned(), QueueId::new(queue.unwrap_or(0))),
+        (topic::TIMER_WHEEL.to_owned(), QUEUE),
+        (topic::TRANS_CHECK_MAX_TIME.to_owned(), QUEUE),
+    ];
+    if properties.get(properties::DELAY).is_some() {
+        queues.extend_from_slice(levels);
+    }
+    queues
 }
 
 /// Writes the op record that a crash swallowed. When that fails the halves stay resolved in memory, and the next open
@@ -130,17 +228,17 @@ fn complete(
     advertised: SocketAddr,
     clock: &dyn Clock,
     halves: &Halves,
-    found: &[QueueOffset],
+    found: &[(QueueOffset, PhysicalOffset)],
 ) {
     if found.is_empty() {
         return;
     }
-    for half in found {
-        halves.claim(*half);
+    for (half, physical) in found {
+        halves.claim(*half, *physical);
     }
     let body: String = found
         .iter()
-        .map(|half| format!("{},", half.number()))
+        .map(|(half, _)| format!("{},", half.number()))
         .collect();
     let properties = op_properties();
     let mut batch = store.batch();
@@ -188,5 +286,21 @@ fn each_record(
             return;
         }
         at = outcome.next_offset;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bit_says_what_is_resolved_and_nonsense_sets_none() {
+        let at = QueueOffset::new;
+        let mut resolved = Resolved::between(at(100), at(300));
+        for half in [100, 163, 164, 299, 7, 100_000, u64::MAX] {
+            resolved.set(at(half));
+        }
+        let set: Vec<_> = (0..400).filter(|half| resolved.has(at(*half))).collect();
+        assert_eq!(set, [100, 163, 164, 299]);
     }
 }

@@ -1,4 +1,4 @@
-//! Transactions: codes 37 and 39. Source: spec/wire.md §4.3.4, §4.3.5.
+//! Transactions: codes 37, 39 and 323. Source: spec/wire.md §4.3.4, §4.3.5. Codes 900003 and 900004 are our own.
 
 use crate::header;
 
@@ -43,5 +43,43 @@ header! {
         offset_msg_id: Option<&'e str> = "offsetMsgId",
         /// The broker the client means.
         bname: Option<&'e str> = "bname",
+    }
+}
+
+header! {
+    /// A parked transaction is to be asked about again: code 323.
+    pub struct ResumeCheckHalfMessageRequest<'e> {
+        /// `TRANS_CHECK_MAX_TIME_TOPIC`, as the original's tool sends it.
+        topic: Option<&'e str> = "topic",
+        /// Offset id of the parked message; of our brokers, its transaction id as well.
+        msg_id: &'e str = "msgId",
+    }
+}
+
+header! {
+    /// Transactions that are not decided: code 900003.
+    pub struct ListTransactionsRequest<'e> {
+        /// `pending`, or `parked`; pending if absent.
+        state: Option<&'e str> = "state",
+        /// Only those of this producer group.
+        producer_group: Option<&'e str> = "producerGroup",
+        /// Only those that were stored at least this many ms ago.
+        older_than_ms: Option<i64> = "olderThanMs",
+        /// Only this one: a transaction id or an offset id.
+        id: Option<&'e str> = "id",
+        /// Where to go on: `nextFrom` of the list before.
+        from: Option<i64> = "from",
+        /// How many at most.
+        max: Option<i32> = "max",
+    }
+}
+
+header! {
+    /// An operator decides a transaction: code 900004.
+    pub struct ResolveTransactionRequest<'e> {
+        /// A transaction id or an offset id.
+        id: &'e str = "id",
+        /// 8 commit, 12 rollback.
+        commit_or_rollback: i32 = "commitOrRollback",
     }
 }

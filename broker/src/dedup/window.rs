@@ -1,0 +1,250 @@
+//! The latest sequences of one producer id, and where their messages are.
+//!
+//! The `most` highest sequences that were stored are kept, in order. The highest that fell out is the floor: at or below
+//! it, what is not in the window is too old to tell. Above it, what is not in the window was not stored, however the
+//! sends of one producer overtake each other. 40 bytes a sequence, in one piece of memory.
+
+use std::collections::VecDeque;
+
+use agena_protocol::offset::PhysicalOffset;
+
+use super::{Answer, First};
+
+/// One producer's window.
+pub(super) struct Window {
+    /// Ascending.
+    stored: VecDeque<(u64, First)>,
+    /// The highest sequence that fell out.
+    pub(super) floor: Option<u64>,
+    /// As many as requests are in flight.
+    flying: Vec<Flying>,
+    /// When something was last stored; wall clock, ms.
+    pub(super) last_ms: i64,
+}
+
+/// A sequence that is being stored.
+struct Flying {
+    sequence: u64,
+    /// Repeats that wait for it.
+    waiters: Vec<Answer>,
+    /// Where the log ended before: its record lies behind.
+    begun_at: PhysicalOffset,
+}
+
+/// What is known of a sequence.
+pub(super) enum Seen<'w> {
+    /// It was not stored.
+    New,
+    /// It was stored here.
+    Stored(First),
+    /// It is being stored; who wants to know can wait.
+    BeingStored(&'w mut Vec<Answer>),
+    /// Not known any more. The lowest sequence that is.
+    TooOld { oldest: u64 },
+}
+
+impl Window {
+    /// An empty window.
+    pub(super) fn new(now_ms: i64) -> Self {
+        Self {
+            stored: VecDeque::new(),
+            floor: None,
+            flying: Vec::new(),
+            last_ms: now_ms,
+        }
+    }
+
+    /// A window as a snapshot has it.
+    pub(super) fn of(floor: Option<u64>, last_ms: i64, stored: Vec<(u64, First)>) -> Self {
+        Self {
+            stored: stored.into(),
+            floor,
+            ..Self::new(last_ms)
+        }
+    }
+
+    /// How many sequences it has.
+    pub(super) fn len(&self) -> usize {
+        self.stored.len()
+    }
+
+    /// What it has, ascending.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (u64, First)> + '_ {
+        self.stored.iter().copied()
+    }
+
+    /// Whether it may be forgotten.
+    pub(super) fn is_idle(&self, now_ms: i64, idle_ms: i64) -> bool {
+        self.flying.is_empty() && now_ms.saturating_sub(self.last_ms) >= idle_ms
+    }
+
+    fn place(&self, sequence: u64) -> Result<usize, usize> {
+        // Most are the next one.
+        match self.stored.back() {
+            Some((last, _)) if *last < sequence => Err(self.stored.len()),
+            _ => self
+                .stored
+                .binary_search_by_key(&sequence, |(sequence, _)| *sequence),
+        }
+    }
+
+    /// What is known of `sequence`.
+    pub(super) fn look(&mut self, sequence: u64) -> Seen<'_> {
+        if let Ok(place) = self.place(sequence) {
+            return Seen::Stored(self.stored[place].1);
+        }
+        if let Some(place) = self.place_of_flying(sequence) {
+            return Seen::BeingStored(&mut self.flying[place].waiters);
+        }
+        match self.floor {
+            Some(floor) if sequence <= floor => Seen::TooOld { oldest: floor + 1 },
+            Some(_) | None => Seen::New,
+        }
+    }
+
+    fn place_of_flying(&self, sequence: u64) -> Option<usize> {
+        let mut flying = self.flying.iter();
+        flying.position(|flying| flying.sequence == sequence)
+    }
+
+    /// `sequence` is new and is being stored from now on; the log ends at `log_end`.
+    pub(super) fn reserve(&mut self, sequence: u64, log_end: PhysicalOffset) {
+        self.flying.push(Flying {
+            sequence,
+            waiters: Vec::new(),
+            begun_at: log_end,
+        });
+    }
+
+    /// Behind this are the records of all that is being stored.
+    pub(super) fn begun_at(&self) -> Option<PhysicalOffset> {
+        self.flying.iter().map(|flying| flying.begun_at).min()
+    }
+
+    /// `sequence` is not stored after all. Returns who waits for it.
+    pub(super) fn give_up(&mut self, sequence: u64) -> Vec<Answer> {
+        let place = self.place_of_flying(sequence);
+        place.map_or_else(Vec::new, |place| self.flying.swap_remove(place).waiters)
+    }
+
+    /// `sequence` is stored at `first`, unless it was before. Returns who waits for it.
+    pub(super) fn stored(
+        &mut self,
+        sequence: u64,
+        first: First,
+        at_ms: i64,
+        most: usize,
+    ) -> Vec<Answer> {
+        self.last_ms = self.last_ms.max(at_ms);
+        let waiters = self.give_up(sequence);
+        let was_dropped = self.floor.is_some_and(|floor| sequence <= floor);
+        if let Err(place) = self.place(sequence)
+            && !was_dropped
+        {
+            self.stored.insert(place, (sequence, first));
+        }
+        while self.stored.len() > most {
+            self.floor = self.stored.pop_front().map(|(sequence, _)| sequence);
+        }
+        waiters
+    }
+
+    /// One more record of the batch that is stored under `sequence`.
+    pub(super) fn extend(&mut self, sequence: u64, bytes: u32) {
+        if let Ok(place) = self.place(sequence) {
+            let first = &mut self.stored[place].1;
+            first.bytes = first.bytes.saturating_add(bytes);
+            first.count += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agena_protocol::offset::QueueOffset;
+    use agena_protocol::queue::QueueId;
+
+    use super::*;
+
+    fn first(place: u64) -> First {
+        First {
+            physical: PhysicalOffset::new(place),
+            queue_offset: QueueOffset::new(place / 100),
+            queue: QueueId::new(0),
+            bytes: 100,
+            count: 1,
+            topic_sum: 7,
+        }
+    }
+
+    fn window(sequences: impl IntoIterator<Item = u64>) -> Window {
+        let mut window = Window::new(0);
+        for sequence in sequences {
+            window.reserve(sequence, PhysicalOffset::new(sequence));
+            window.stored(sequence, first(sequence * 100), 1, 10);
+        }
+        window
+    }
+
+    fn is_known(window: &mut Window, sequence: u64) -> &'static str {
+        match window.look(sequence) {
+            Seen::New => "new",
+            Seen::Stored(_) => "stored",
+            Seen::BeingStored(_) => "flying",
+            Seen::TooOld { .. } => "too old",
+        }
+    }
+
+    #[test]
+    fn sequences_overtake_each_other_within_the_window() {
+        let mut window = window([5, 3, 9, 4, 0]);
+        for (sequence, known) in [(5, "stored"), (0, "stored"), (1, "new"), (8, "new")] {
+            assert_eq!(is_known(&mut window, sequence), known, "{sequence}");
+        }
+        let order: Vec<_> = window.entries().map(|(sequence, _)| sequence).collect();
+        assert_eq!(order, [0, 3, 4, 5, 9]);
+    }
+
+    #[test]
+    fn what_fell_out_of_the_window_is_too_old_and_its_size_is_bounded() {
+        let mut window = window((0..1_000).filter(|sequence| sequence % 7 != 0));
+        assert_eq!(window.len(), 10);
+        let oldest = window.entries().next().unwrap().0;
+        assert_eq!(is_known(&mut window, oldest), "stored");
+        assert_eq!(is_known(&mut window, oldest - 1), "too old");
+        assert_eq!(is_known(&mut window, 0), "too old");
+        // A hole above the floor was never stored.
+        assert_eq!(is_known(&mut window, 994), "new");
+        assert!(window.stored.capacity() <= 16);
+    }
+
+    #[test]
+    fn the_first_counts_and_a_failure_makes_room_for_another_attempt() {
+        let mut window = window([1]);
+        window.stored(1, first(9_900), 2, 10);
+        let Seen::Stored(kept) = window.look(1) else {
+            panic!("not stored")
+        };
+        assert_eq!(kept, first(100));
+        window.reserve(2, PhysicalOffset::new(2));
+        assert_eq!(is_known(&mut window, 2), "flying");
+        assert_eq!(window.begun_at(), Some(PhysicalOffset::new(2)));
+        assert!(!window.is_idle(1 << 40, 1));
+        window.give_up(2);
+        assert_eq!(is_known(&mut window, 2), "new");
+        assert!(window.is_idle(1 << 40, 1));
+    }
+
+    #[test]
+    fn what_is_being_stored_while_the_window_moves_on_is_not_kept_below_the_floor() {
+        let mut window = window([]);
+        window.reserve(1, PhysicalOffset::new(1));
+        for sequence in 100..120 {
+            window.stored(sequence, first(sequence), 1, 10);
+        }
+        assert_eq!(is_known(&mut window, 1), "flying");
+        window.stored(1, first(1), 1, 10);
+        assert_eq!(is_known(&mut window, 1), "too old");
+        assert_eq!(window.len(), 10);
+    }
+}
