@@ -57,13 +57,3 @@ header! {
         consumer_group: Option<&'e str> = "consumerGroup",
     }
 }
-
-header! {
-    /// A prepared message to be asked for again: code 323.
-    pub struct ResumeCheckHalfMessageRequest<'e> {
-        /// The topic.
-        topic: Option<&'e str> = "topic",
-        /// Its offset id.
-        msg_id: Option<&'e str> = "msgId",
-    }
-}
