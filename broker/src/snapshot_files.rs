@@ -8,7 +8,7 @@
 //!
 //! A [`ChangeJournal`] makes one change durable by one short append instead of a rewrite of megabytes. The file is rewritten a
 //! little later, for many changes at once, by the [`Saver`]'s thread; then the journal is emptied. After a clean stop every journal
-//! is empty, and the directory is RocketMQ's own.
+//! beside a JSON file is empty, and the directory is RocketMQ's own.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -208,9 +208,7 @@ impl ChangeJournal {
     ) -> Result<(), SnapshotError> {
         let mut lines = Vec::new();
         for text in texts {
-            let _ = write!(lines, "{:08x} ", crc32fast::hash(text));
-            lines.extend_from_slice(text);
-            lines.push(b'\n');
+            push_line(&mut lines, text);
         }
         if lines.is_empty() {
             return Ok(());
@@ -262,12 +260,45 @@ impl ChangeJournal {
         self.take_back().map_err(|cause| self.io_error(cause))
     }
 
+    /// Puts `texts` in the place of all changes so far: whenever this process ends, the file has the ones or the others.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`]; the former changes are still there.
+    pub fn replace(&mut self, texts: &[Vec<u8>]) -> Result<(), SnapshotError> {
+        let mut lines = Vec::new();
+        texts.iter().for_each(|text| push_line(&mut lines, text));
+        let fresh = self.path.with_extension("new");
+        self.file = write_fresh(&fresh, &lines)
+            .and_then(|file| fs::rename(&fresh, &self.path).map(|()| file))
+            .map_err(|cause| self.io_error(cause))?;
+        self.whole = u64::try_from(lines.len()).unwrap_or(u64::MAX);
+        self.is_torn = false;
+        Ok(())
+    }
+
     fn io_error(&self, cause: io::Error) -> SnapshotError {
         SnapshotError::Io {
             path: self.path.clone(),
             cause,
         }
     }
+}
+
+fn write_fresh(path: &Path, lines: &[u8]) -> io::Result<File> {
+    // What a killed process left under this name is not to be appended to.
+    match fs::remove_file(path) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    file.write_all(lines)?;
+    Ok(file)
+}
+
+fn push_line(lines: &mut Vec<u8>, text: &[u8]) {
+    let _ = write!(lines, "{:08x} ", crc32fast::hash(text));
+    lines.extend_from_slice(text);
+    lines.push(b'\n');
 }
 
 fn checked_text(line: &[u8]) -> Option<&[u8]> {

@@ -211,7 +211,7 @@ fn build(
         groups: Groups::open(auto_create, &config_dir, &saver, clock.clone())?,
         sessions: Sessions::new(config.channel_expired_timeout, clock.clone()),
         offsets,
-        order_locks: OrderLocks::new(clock.clone()),
+        order_locks: OrderLocks::open(&config_dir, clock.clone())?,
         hold,
         delay,
         stats: Stats::new(&*clock),
@@ -342,6 +342,7 @@ fn store_config(
         bytes_on_disk: size(config.max_transfer_bytes_on_message_in_disk),
         count_on_disk: size(config.max_transfer_count_on_message_in_disk),
         scan_bytes: u64::from(config.max_filter_message_size),
+        resident_bytes: resident_bytes(config.access_message_in_memory_max_ratio),
         ..ReadLimits::default()
     };
     store.retention = retention(config)?;
@@ -362,6 +363,12 @@ pub(super) fn retention(config: &BrokerConfig) -> Result<Retention, ConfigError>
         interval: config.clean_resource_interval,
         ..Retention::default()
     })
+}
+
+/// So many percent of the machine's memory.
+fn resident_bytes(percent: u8) -> u64 {
+    const DEFAULT_PERCENT: u64 = 40;
+    ReadLimits::default().resident_bytes / DEFAULT_PERCENT * u64::from(percent)
 }
 
 fn delay_levels(config: &BrokerConfig) -> Result<Vec<Duration>, ConfigError> {
