@@ -383,9 +383,16 @@ impl Observer for Arrivals {
     }
 }
 
+/// Who was at a queue is forgotten this long after the last visit.
+const TRAIL_KEPT: Duration = Duration::from_secs(86_400);
+
+/// Pause between looks at old trails: there may be many.
+const TRAILS_PERIOD: Duration = Duration::from_secs(3600);
+
 /// Looks after what becomes old.
 async fn keep_house(broker: Arc<Broker>) {
     let mut stopping = broker.stopping();
+    let mut trails_at = broker.clock.monotonic() + TRAILS_PERIOD;
     loop {
         tokio::select! {
             () = tokio::time::sleep(HOUSEKEEPING_PERIOD) => {}
@@ -394,6 +401,12 @@ async fn keep_house(broker: Arc<Broker>) {
         broker.sessions.expire();
         broker.order_locks.forget_expired();
         broker.stats.turn_of_day(broker.clock.now_ms());
+        if broker.clock.monotonic() >= trails_at {
+            trails_at = broker.clock.monotonic() + TRAILS_PERIOD;
+            let kept_ms = i64::try_from(TRAIL_KEPT.as_millis()).unwrap_or(i64::MAX);
+            let before_ms = broker.clock.now_ms().saturating_sub(kept_ms);
+            broker.offsets.forget_trails(before_ms);
+        }
         let saving = broker.clone();
         let saved = tokio::task::spawn_blocking(move || saving.dedup.save_if_far(&saving.store));
         // A panic was reported by the panic hook; there is nothing to add.

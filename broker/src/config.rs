@@ -243,6 +243,9 @@ broker_config! {
     max_held_pulls: usize = "maxHeldPulls", 200_000;
     /// Whether members of a group are told of its changes.
     notify_consumer_ids_changed_enable: bool = "notifyConsumerIdsChangedEnable", true;
+    /// Whether a heartbeat is refused that subscribes a topic differently from the other members of its group; if not,
+    /// the last heartbeat wins, and operators are told. Can be changed at run time. Our own key.
+    reject_conflicting_subscriptions: bool = "rejectConflictingSubscriptions", false;
     /// A client that sent no heartbeat for this long is gone.
     channel_expired_timeout: Duration = "channelExpiredTimeout", Duration::from_secs(120);
     /// A subscription that nobody renewed for this long is gone.

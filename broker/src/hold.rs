@@ -6,7 +6,7 @@
 //! A pull whose connection closed stays until its deadline, and costs nothing then.
 //! Apache: `PullRequestHoldService`, which looks at all of them every five seconds.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use agena_protocol::properties::Properties;
 use agena_protocol::queue::QueueId;
 use agena_remoting::reply::ReplyTo;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use crate::pull::Pull;
@@ -55,13 +56,18 @@ pub(crate) struct Arrival<'a> {
     pub properties: Properties<'a>,
 }
 
+/// The pulls of one queue in the order of their tickets, as far as clients ask for the same time: then the one whose
+/// deadline comes is found at the front. Boxed, so that a queue with one reader is small and one with thousands is
+/// gone through without moving them.
+type Place = VecDeque<Box<HeldPull>>;
+
 #[derive(Debug, Default)]
 struct Waiting {
-    queues: HashMap<Arc<str>, BTreeMap<QueueId, Vec<HeldPull>>>,
+    queues: HashMap<Arc<str>, BTreeMap<QueueId, Place>>,
     /// Where the pull of each ticket is.
     deadlines: BTreeMap<Ticket, (Arc<str>, QueueId)>,
     /// Woken by arrivals of a batch that is still being dispatched.
-    ready: Vec<HeldPull>,
+    ready: Vec<Box<HeldPull>>,
     next_number: u64,
 }
 
@@ -97,6 +103,14 @@ impl Hold {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// Whether a pull of `group` waits at a queue.
+    pub(crate) fn holds(&self, group: &str, topic: &str, queue: QueueId) -> bool {
+        let waiting = self.waiting.lock();
+        let queues = waiting.queues.get(topic);
+        let held = queues.and_then(|queues| queues.get(&queue));
+        held.is_some_and(|held| held.iter().any(|held| held.pull.group.name() == group))
+    }
+
     /// Lets a pull wait until `deadline`; gives it back when too many wait.
     pub(crate) fn park(
         &self,
@@ -125,7 +139,7 @@ impl Hold {
             ticket,
         };
         let queues = waiting.queues.entry(topic).or_default();
-        queues.entry(queue).or_default().push(held);
+        queues.entry(queue).or_default().push_back(Box::new(held));
         // SeqCst pairs with the load in `arrived`: either the dispatcher sees this pull, or the pull, which looks at
         // the queue's end after parking, sees the message.
         self.count.store(waiting.deadlines.len(), Ordering::SeqCst);
@@ -172,7 +186,7 @@ impl Hold {
     }
 
     /// Pulls that became ready, to be answered by the caller.
-    pub(crate) fn take_ready(&self) -> Vec<HeldPull> {
+    pub(crate) fn take_ready(&self) -> Vec<Box<HeldPull>> {
         if !self.has_ready.swap(false, Ordering::AcqRel) {
             return Vec::new();
         }
@@ -180,7 +194,7 @@ impl Hold {
     }
 
     /// Pulls whose deadline is not after `now`, to be answered by the caller, and when the next one is due.
-    pub(crate) fn expired(&self, now: Duration) -> (Vec<HeldPull>, Option<Duration>) {
+    pub(crate) fn expired(&self, now: Duration) -> (Vec<Box<HeldPull>>, Option<Duration>) {
         let mut waiting = self.waiting.lock();
         let mut expired = Vec::new();
         while let Some((&ticket, _)) = waiting.deadlines.first_key_value() {
@@ -243,18 +257,29 @@ impl Waiting {
         let Some(held) = queues.get_mut(&queue) else {
             return;
         };
-        for taken in held.extract_if(.., |held| wanted(&mut held.pull)) {
-            self.deadlines.remove(&taken.ticket);
-            self.ready.push(taken);
+        // Most messages wake all or none: what stays is moved only if something goes.
+        let stays = held.iter_mut().map(|held| !wanted(&mut held.pull));
+        let stays: SmallVec<[bool; 64]> = stays.collect();
+        if stays.contains(&false) {
+            for stays in stays {
+                match held.pop_front() {
+                    Some(held_on) if stays => held.push_back(held_on),
+                    Some(taken) => {
+                        self.deadlines.remove(&taken.ticket);
+                        self.ready.push(taken);
+                    }
+                    None => break,
+                }
+            }
         }
         self.forget_if_empty(topic, queue);
     }
 
-    fn take(&mut self, ticket: Ticket) -> Option<HeldPull> {
+    fn take(&mut self, ticket: Ticket) -> Option<Box<HeldPull>> {
         let (topic, queue) = self.deadlines.remove(&ticket)?;
         let held = self.queues.get_mut(&topic)?.get_mut(&queue)?;
         let at = held.iter().position(|held| held.ticket == ticket)?;
-        let taken = held.swap_remove(at);
+        let taken = held.remove(at)?;
         self.forget_if_empty(&topic, queue);
         Some(taken)
     }
@@ -263,7 +288,7 @@ impl Waiting {
         let Some(queues) = self.queues.get_mut(topic) else {
             return;
         };
-        if queues.get(&queue).is_some_and(Vec::is_empty) {
+        if queues.get(&queue).is_some_and(VecDeque::is_empty) {
             queues.remove(&queue);
         }
         if queues.is_empty() {

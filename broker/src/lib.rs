@@ -13,6 +13,7 @@ pub mod delay;
 pub mod filter;
 pub mod groups;
 mod hold;
+mod lag;
 mod local_time;
 pub mod name_table;
 mod offsets;

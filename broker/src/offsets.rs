@@ -6,6 +6,7 @@
 
 pub(crate) mod journal;
 mod snapshot;
+pub(crate) mod trail;
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -21,6 +22,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::snapshot_files::SnapshotFile;
 use journal::Journal;
 use snapshot::SEPARATOR;
+use trail::{Trail, Visitor};
 
 /// Groups are spread over this many tables, so that pulls of different groups do not meet at one lock.
 const SHARDS: usize = 16;
@@ -36,8 +38,8 @@ struct Progress {
     committed: BTreeMap<QueueId, QueueOffset>,
     /// Offsets that the next pull is sent to; commits are ignored meanwhile.
     resets: BTreeMap<QueueId, QueueOffset>,
-    /// The offset of the last pull, which shows operators what is in flight. Not kept over a restart.
-    pulled: BTreeMap<QueueId, QueueOffset>,
+    /// Who pulled and committed what, for operators. Not kept over a restart.
+    trails: BTreeMap<QueueId, Arc<Trail>>,
     /// Queues whose commits are not in the journal yet.
     marked: BTreeSet<QueueId>,
 }
@@ -46,6 +48,12 @@ impl Progress {
     /// Nothing of it may reach the journal any more, where it would come back to life.
     fn forget(&mut self) {
         *self = Self::default();
+    }
+
+    fn trail(&mut self, queue: QueueId) -> &Arc<Trail> {
+        let committed = self.committed.get(&queue).copied();
+        let trail = self.trails.entry(queue);
+        trail.or_insert_with(|| Arc::new(Trail::new(committed)))
     }
 }
 
@@ -58,7 +66,7 @@ pub(crate) enum Committed {
     ResetPending,
 }
 
-/// The offsets of all groups. Locks: a shard's table (read on every call), then one [`Progress`]; nothing else within.
+/// The offsets of all groups. Locks: a shard's table (read on every call), then one [`Progress`], then a trail; nothing else within.
 #[derive(Debug)]
 pub(crate) struct Offsets {
     shards: Vec<RwLock<HashMap<Arc<str>, Topics>>>,
@@ -83,6 +91,18 @@ impl Offsets {
         queue: QueueId,
         offset: QueueOffset,
     ) -> Committed {
+        self.commit_by(group, topic, queue, offset, None)
+    }
+
+    /// [`Self::commit`], remembering which client it was.
+    pub(crate) fn commit_by(
+        &self,
+        group: &str,
+        topic: &str,
+        queue: QueueId,
+        offset: QueueOffset,
+        visitor: Option<&Visitor>,
+    ) -> Committed {
         if queue.number() >= QUEUES_MAX {
             return Committed::Stored;
         }
@@ -90,6 +110,9 @@ impl Offsets {
         let mut progress = shared.lock();
         if progress.resets.contains_key(&queue) {
             return Committed::ResetPending;
+        }
+        if let Some(visitor) = visitor {
+            progress.trail(queue).committed(Some(visitor), offset);
         }
         // Idle consumers commit the same offsets every few seconds.
         if progress.committed.insert(queue, offset) != Some(offset) {
@@ -106,11 +129,39 @@ impl Offsets {
         reset.or_else(|| progress.committed.get(&queue)).copied()
     }
 
-    /// Remembers where `group` pulls from.
-    pub(crate) fn pulled(&self, group: &str, topic: &str, queue: QueueId, offset: QueueOffset) {
-        if queue.number() < QUEUES_MAX {
-            let progress = self.progress_or_new(group, topic);
-            progress.lock().pulled.insert(queue, offset);
+    /// Remembers where `group` pulls from, and who does. Gives the queue's trail, and true when another client pulled
+    /// it before; `None` for a queue that cannot be.
+    pub(crate) fn pulled(
+        &self,
+        group: &str,
+        topic: &str,
+        queue: QueueId,
+        offset: QueueOffset,
+        visitor: &Visitor,
+    ) -> Option<(Arc<Trail>, bool)> {
+        if queue.number() >= QUEUES_MAX {
+            return None;
+        }
+        let progress = self.progress_or_new(group, topic);
+        let trail = Arc::clone(progress.lock().trail(queue));
+        let is_another = trail.pulled(visitor, offset.wire());
+        Some((trail, is_another))
+    }
+
+    /// What `group` last did at a queue.
+    pub(crate) fn trail(&self, group: &str, topic: &str, queue: QueueId) -> Option<Arc<Trail>> {
+        let progress = self.progress(group, topic)?;
+        let progress = progress.lock();
+        progress.trails.get(&queue).cloned()
+    }
+
+    /// Forgets what was done at queues that nobody visited since `before_ms`.
+    pub(crate) fn forget_trails(&self, before_ms: i64) {
+        for shard in &self.shards {
+            for progress in shard.read().values().flat_map(HashMap::values) {
+                let trails = &mut progress.lock().trails;
+                trails.retain(|_, trail| trail.last_visit_ms() >= before_ms);
+            }
         }
     }
 
@@ -123,7 +174,19 @@ impl Offsets {
     ) -> Option<QueueOffset> {
         let progress = self.progress(group, topic)?;
         let progress = progress.lock();
-        progress.pulled.get(&queue).copied()
+        progress.trails.get(&queue)?.last_pulled()
+    }
+
+    /// The offset that the next pull is sent to.
+    pub(crate) fn pending_reset(
+        &self,
+        group: &str,
+        topic: &str,
+        queue: QueueId,
+    ) -> Option<QueueOffset> {
+        let progress = self.progress(group, topic)?;
+        let progress = progress.lock();
+        progress.resets.get(&queue).copied()
     }
 
     /// Sends the group to `offset` with its next pull, and counts it as committed already (request 222).
@@ -132,6 +195,9 @@ impl Offsets {
         let mut progress = shared.lock();
         progress.resets.insert(queue, offset);
         progress.committed.insert(queue, offset);
+        if let Some(trail) = progress.trails.get(&queue) {
+            trail.committed(None, offset);
+        }
         self.changed(group, topic, &shared, &mut progress, queue);
     }
 
@@ -151,6 +217,18 @@ impl Offsets {
         progress.resets.remove(&queue)
     }
 
+    /// The committed offset of one queue.
+    pub(crate) fn committed_at(
+        &self,
+        group: &str,
+        topic: &str,
+        queue: QueueId,
+    ) -> Option<QueueOffset> {
+        let progress = self.progress(group, topic)?;
+        let progress = progress.lock();
+        progress.committed.get(&queue).copied()
+    }
+
     /// Committed offsets of one group on one topic.
     pub(crate) fn committed(&self, group: &str, topic: &str) -> BTreeMap<QueueId, QueueOffset> {
         self.progress(group, topic)
@@ -166,6 +244,13 @@ impl Offsets {
             .filter(|(_, progress)| !progress.lock().committed.is_empty())
             .map(|(topic, _)| topic.to_string())
             .collect()
+    }
+
+    /// Topics that `group` pulled or committed on, sorted.
+    pub(crate) fn visited_topics(&self, group: &str) -> BTreeSet<String> {
+        let shard = self.shard(group).read();
+        let topics = shard.get(group).into_iter().flatten();
+        topics.map(|(topic, _)| topic.to_string()).collect()
     }
 
     /// Groups that have committed on `topic`, sorted.

@@ -30,6 +30,7 @@ use crate::config::BrokerConfig;
 use crate::filter::Filter;
 use crate::groups::Group;
 use crate::hold::HeldPull;
+use crate::offsets::trail::{Given, Trail, Visitor};
 use crate::pool::Turn;
 use crate::stats::Tally;
 
@@ -54,6 +55,8 @@ pub(crate) struct Pull {
     pub bytes_max: Option<usize>,
     /// Which messages are wanted.
     pub filter: Arc<Filter>,
+    /// Where it is noted what the group was given; none for a pull in front of the queue.
+    pub trail: Option<Arc<Trail>>,
 }
 
 /// Serves one pull request.
@@ -71,7 +74,7 @@ pub(crate) fn pull(
             return replies.push(frame, ResponseCode::SystemError, Some(&remark), &NoHeader);
         }
     };
-    let pull = match check::check(broker, &config, connection, frame, &request) {
+    let mut pull = match check::check(broker, &config, connection, frame, &request) {
         Ok(pull) => pull,
         Err(refused) => {
             return replies.push(
@@ -82,7 +85,7 @@ pub(crate) fn pull(
             );
         }
     };
-    note_progress(broker, &request, &pull);
+    note_progress(broker, connection, &request, &mut pull);
     let suspend = (request.sys_flag & PULL_SUSPEND != 0)
         .then(|| suspend_time(&config, request.suspend_timeout_millis));
     if let Some(answer) = answer_reset(broker, &pull) {
@@ -106,16 +109,41 @@ pub(crate) fn pull(
 }
 
 /// The offset that rides on a pull counts whatever the read gives, but only as it arrives, not when a held pull wakes.
-fn note_progress(broker: &Broker, request: &PullMessageRequest<'_>, pull: &Pull) {
+fn note_progress(
+    broker: &Broker,
+    connection: &Connection,
+    request: &PullMessageRequest<'_>,
+    pull: &mut Pull,
+) {
     let (group, topic) = (request.consumer_group, request.topic);
+    let visitor = Visitor::of(connection, broker.clock.now_ms());
     if request.sys_flag & PULL_COMMIT_OFFSET != 0
         && let Some(offset) = QueueOffset::from_wire(request.commit_offset)
     {
-        broker.offsets.commit(group, topic, pull.queue, offset);
+        let by = Some(&visitor);
+        broker
+            .offsets
+            .commit_by(group, topic, pull.queue, offset, by);
     }
-    if let Some(offset) = QueueOffset::from_wire(pull.offset) {
-        broker.offsets.pulled(group, topic, pull.queue, offset);
+    let offset = QueueOffset::from_wire(pull.offset);
+    let noted = offset.and_then(|offset| {
+        broker
+            .offsets
+            .pulled(group, topic, pull.queue, offset, &visitor)
+    });
+    if let Some((trail, is_another)) = noted {
+        if is_another && let Some(client_id) = member_id(broker, group, connection.id()) {
+            trail.name_puller(connection.id(), client_id);
+        }
+        pull.trail = Some(trail);
     }
+}
+
+/// The client id of a group's member. Of a broadcasting group, whose members all pull every queue, nobody asks.
+fn member_id(broker: &Broker, group: &str, connection_id: u64) -> Option<Arc<str>> {
+    let view = broker.sessions.consumer_group(group)?;
+    let member = view.member(connection_id)?;
+    (!view.is_broadcasting()).then(|| Arc::clone(&member.client.id))
 }
 
 fn suspend_time(config: &BrokerConfig, asked_ms: i64) -> Duration {
@@ -190,6 +218,7 @@ fn read(broker: &Broker, pull: &Pull, residency: Residency) -> Option<Answer> {
         return None;
     }
     let now_ms = broker.clock.now_ms();
+    note_given(pull, &outcome, residency, now_ms);
     if outcome.records.is_empty() {
         broker.stats.missed(now_ms);
     } else {
@@ -201,6 +230,23 @@ fn read(broker: &Broker, pull: &Pull, residency: Residency) -> Option<Answer> {
         broker.stats.got(pull.group.name(), topic, tally, now_ms);
     }
     Some(answer_of(pull, outcome))
+}
+
+fn note_given(pull: &Pull, outcome: &ReadOutcome, residency: Residency, now_ms: i64) {
+    let Some(trail) = &pull.trail else {
+        return;
+    };
+    let went_over = matches!(
+        outcome.status,
+        ReadStatus::Found | ReadStatus::NoMatchedMessage | ReadStatus::OffsetOverflowOne
+    );
+    trail.given(&Given {
+        at_ms: now_ms,
+        next: went_over.then_some(outcome.next_offset),
+        messages: outcome.messages as u64,
+        max: outcome.max_offset,
+        cold: residency == Residency::Anywhere,
+    });
 }
 
 /// The code and remark of each status; the offsets are the store's.
@@ -299,15 +345,15 @@ pub(crate) fn answer_ready(broker: &Arc<Broker>) {
 }
 
 /// Answers a held pull with what there is now, if anybody still listens.
-fn answer_held(broker: &Arc<Broker>, held: HeldPull) {
-    if !held.reply_to.connection().is_open() {
+fn answer_held(broker: &Arc<Broker>, held: Box<HeldPull>) {
+    let HeldPull { pull, reply_to, .. } = *held;
+    if !reply_to.connection().is_open() {
         return;
     }
-    let answer = answer_reset(broker, &held.pull)
-        .or_else(|| read(broker, &held.pull, Residency::MemoryOnly));
+    let answer = answer_reset(broker, &pull).or_else(|| read(broker, &pull, Residency::MemoryOnly));
     match answer {
-        Some(answer) => reply(answer, held.reply_to),
-        None => read_aside(broker, held.pull, None, held.reply_to),
+        Some(answer) => reply(answer, reply_to),
+        None => read_aside(broker, pull, None, reply_to),
     }
 }
 

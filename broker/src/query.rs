@@ -20,11 +20,13 @@ use agena_protocol::headers::{DecodeHeader, NoHeader};
 use agena_protocol::offset::{PhysicalOffset, QueueOffset};
 use agena_protocol::queue::QueueId;
 use agena_protocol::response_code::ResponseCode;
+use agena_remoting::connection::Connection;
 use agena_remoting::reply::Replies;
 use agena_store::{Boundary, Everything, ReadRequest, ReadStatus, Residency};
 
 use crate::broker::Broker;
 use crate::offsets::Committed;
+use crate::offsets::trail::Visitor;
 
 /// Messages that one query gives at most, whatever it asks for (`maxMsgsNumBatch`).
 const QUERY_MESSAGES_MAX: usize = 64;
@@ -83,7 +85,12 @@ fn is_young(broker: &Broker, topic: &str, queue: QueueId) -> bool {
 }
 
 /// Request 15: how far a group is.
-pub(crate) fn update_consumer_offset(broker: &Broker, frame: &Frame<'_>, replies: &mut Replies) {
+pub(crate) fn update_consumer_offset(
+    broker: &Broker,
+    connection: &Connection,
+    frame: &Frame<'_>,
+    replies: &mut Replies,
+) {
     let request = match UpdateConsumerOffsetRequest::decode(&frame.ext) {
         Ok(request) => request,
         Err(error) => return refuse_header(frame, &error, replies),
@@ -109,7 +116,11 @@ pub(crate) fn update_consumer_offset(broker: &Broker, frame: &Frame<'_>, replies
             &NoHeader,
         );
     };
-    let remark = match broker.offsets.commit(group, topic, queue, offset) {
+    let visitor = Visitor::of(connection, broker.clock.now_ms());
+    let commit = broker
+        .offsets
+        .commit_by(group, topic, queue, offset, Some(&visitor));
+    let remark = match commit {
         Committed::Stored => None,
         Committed::ResetPending => Some("Offset has been previously reset"),
     };

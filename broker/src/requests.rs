@@ -19,7 +19,7 @@ use crate::broker::Broker;
 use crate::pool::Turn;
 use crate::send::Refused;
 use crate::sessions::requests as clients;
-use crate::{pull, query, request_reply, retry, send, transaction};
+use crate::{lag, pull, query, request_reply, retry, send, transaction};
 
 /// A request that runs on the pool.
 type Clerk = fn(&Arc<Broker>, &Arc<Connection>, &Command) -> Command;
@@ -59,7 +59,7 @@ impl Requests {
                 query::query_consumer_offset(broker, frame, replies)
             }
             RequestCode::UpdateConsumerOffset => {
-                query::update_consumer_offset(broker, frame, replies);
+                query::update_consumer_offset(broker, connection, frame, replies);
             }
             RequestCode::GetMaxOffset => query::max_offset(broker, frame, replies),
             RequestCode::GetMinOffset => query::min_offset(broker, frame, replies),
@@ -242,6 +242,7 @@ fn operators(code: RequestCode) -> Option<RefusableClerk> {
         RequestCode::RecallMessage => admin::recall::recall,
         RequestCode::ExplainRetention => admin::retention::explain,
         RequestCode::ListTransactions => transaction::operators::list,
+        RequestCode::ExplainLag => lag::explain,
         _ => return None,
     })
 }

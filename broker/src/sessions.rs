@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use agena_protocol::bodies::connections::SubscriptionConflict;
 use agena_protocol::bodies::heartbeat::{ConsumerData, HeartbeatData};
 use agena_protocol::bodies::subscription::SubscriptionData;
 use agena_protocol::clock::Clock;
@@ -28,6 +29,7 @@ use crate::name_table::NameTable;
 mod consumer_group;
 pub(crate) mod requests;
 
+use consumer_group::Entry;
 pub use consumer_group::{ConsumerGroup, GroupView, Member, Subscription};
 
 /// A connection as the sessions use it.
@@ -159,6 +161,17 @@ pub struct Sessions<P = Connection> {
 pub struct GroupRules {
     /// `notifyConsumerIdsChangedEnable`: members are told of changes.
     pub notify: bool,
+    /// `rejectConflictingSubscriptions`: nobody joins who subscribes differently from the members that are there.
+    pub strict: bool,
+}
+
+/// What a heartbeat is answered.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// The client shall send its subscriptions with the next heartbeat (`IS_SUB_CHANGE`).
+    pub wants_subscriptions: bool,
+    /// The group that did not take it in, and what its members disagree about.
+    pub refused: Option<(String, SubscriptionConflict)>,
 }
 
 impl<P: Peer> Sessions<P> {
@@ -175,7 +188,7 @@ impl<P: Peer> Sessions<P> {
     }
 
     /// Enters a client with its groups. `rules` says how a consumer group may be treated, and `None` for one that is not allowed,
-    /// which is skipped. True when the client shall send its subscriptions with the next heartbeat (`IS_SUB_CHANGE`).
+    /// which is skipped.
     pub fn heartbeat(
         &self,
         connection: &Arc<P>,
@@ -183,7 +196,7 @@ impl<P: Peer> Sessions<P> {
         version: i32,
         data: &HeartbeatData,
         rules: impl Fn(&ConsumerData) -> Option<GroupRules>,
-    ) -> bool {
+    ) -> Heard {
         let client = Arc::new(Client {
             connection: Arc::clone(connection),
             id: Arc::from(data.client_id.as_str()),
@@ -194,13 +207,18 @@ impl<P: Peer> Sessions<P> {
         });
         client.refresh(&*self.clock);
         self.enter(&client, data);
-        let mut wants_subscriptions = data.heartbeat_fingerprint == 0;
+        let mut heard = Heard {
+            wants_subscriptions: data.heartbeat_fingerprint == 0,
+            refused: None,
+        };
         for consumer in &data.consumer_data_set {
             let Some(rules) = rules(consumer) else {
                 continue;
             };
-            let known = self.join_consumer_group(&client, consumer, data, rules);
-            wants_subscriptions |= !known;
+            match self.join_consumer_group(&client, consumer, data, rules) {
+                Ok(known) => heard.wants_subscriptions |= !known,
+                Err(conflict) => heard.refused = Some((consumer.group_name.clone(), conflict)),
+            }
         }
         for producer in &data.producer_data_set {
             self.join_producer_group(&client, &producer.group_name);
@@ -209,7 +227,7 @@ impl<P: Peer> Sessions<P> {
             // It closed while it was entered; its end may have found nothing to remove.
             self.closed(connection.id());
         }
-        wants_subscriptions
+        heard
     }
 
     /// The client leaves these groups on its own account.
@@ -381,26 +399,35 @@ impl<P: Peer> Sessions<P> {
     }
 
     /// Whether the group's subscriptions are known, as far as this client tells by its fingerprint.
+    ///
+    /// # Errors
+    /// What the client and the members disagree about, where that is not allowed.
     fn join_consumer_group(
         &self,
         client: &Arc<Client<P>>,
         consumer: &ConsumerData,
         data: &HeartbeatData,
         rules: GroupRules,
-    ) -> bool {
+    ) -> Result<bool, SubscriptionConflict> {
         let joined = loop {
             let group = self
                 .consumers
                 .get_or_insert_with(&consumer.group_name, || Arc::new(ConsumerGroup::new()));
             // A group that was emptied and taken out of the table meanwhile takes nobody in.
-            if let Some(joined) = group.join(client, consumer, data, &*self.clock) {
-                break joined;
+            match group.join(client, consumer, data, rules.strict, &*self.clock) {
+                Entry::Retired => {}
+                Entry::Refused(conflict) => return Err(conflict),
+                Entry::Joined(joined) => break joined,
             }
         };
+        for conflict in &joined.warning {
+            let (group, topic) = (&consumer.group_name, &conflict.topic);
+            tracing::warn!(group, topic, members = %Opinions(conflict), "members subscribe differently: messages are missed");
+        }
         if joined.changed && rules.notify && !joined.view.is_broadcasting() {
             tell_members(&consumer.group_name, &joined.view);
         }
-        joined.subscriptions_known
+        Ok(joined.subscriptions_known)
     }
 
     fn leave_consumer_group(&self, connection_id: u64, name: &str) {
@@ -454,6 +481,25 @@ impl<P> std::fmt::Debug for Sessions<P> {
             .field("consumer_groups", &self.consumers.len())
             .field("producer_groups", &self.producers.len())
             .finish_non_exhaustive()
+    }
+}
+
+/// Who takes what, on one line that has an end.
+pub(crate) struct Opinions<'a>(pub(crate) &'a SubscriptionConflict);
+
+impl std::fmt::Display for Opinions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const SHOWN_MAX: usize = 8;
+        let members = &self.0.members;
+        for (number, member) in members.iter().take(SHOWN_MAX).enumerate() {
+            let comma = if number > 0 { ", " } else { "" };
+            let expression = member.expression.as_deref().unwrap_or("nothing");
+            write!(f, "{comma}{} takes {expression}", member.client_id)?;
+        }
+        match members.len().saturating_sub(SHOWN_MAX) {
+            0 => Ok(()),
+            more => write!(f, " and {more} others"),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ pub mod connections;
 pub mod consume_queue;
 pub mod data_version;
 pub mod heartbeat;
+pub mod lag;
 pub mod names;
 pub mod offsets;
 pub mod queue_locks;

@@ -200,6 +200,7 @@ request_codes! {
     PopRollback = 200056, "POP_ROLLBACK";
     BatchAckMessage = 200151, "BATCH_ACK_MESSAGE";
     ExplainRetention = 900_001, "EXPLAIN_RETENTION";
+    ExplainLag = 900_002, "EXPLAIN_LAG";
     ListTransactions = 900_003, "LIST_TRANSACTIONS";
     ResolveTransaction = 900_004, "RESOLVE_TRANSACTION";
 }

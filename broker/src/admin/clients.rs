@@ -49,6 +49,7 @@ pub(crate) fn of_consumer_group(
         subscription_table: subscriptions
             .map(|(topic, subscription)| (topic.clone(), (*subscription.data).clone()))
             .collect(),
+        subscription_conflicts: group.conflicts(),
     }))
 }
 

@@ -166,7 +166,10 @@ impl ConsumerOffsetJson {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::super::Committed;
+    use super::super::trail::Visitor;
     use super::*;
 
     const QUEUE: QueueId = QueueId::new(1);
@@ -181,7 +184,18 @@ mod tests {
         let offsets = Offsets::open(dir.path(), 2).unwrap();
         offsets.commit("G", "T", QUEUE, offset(7));
         offsets.commit("G", "T", QUEUE, offset(5));
-        offsets.pulled("G", "T", QUEUE, offset(9));
+        let visitor = Visitor {
+            connection: 1,
+            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+            at_ms: 5,
+        };
+        offsets.pulled("G", "T", QUEUE, offset(9), &visitor);
+        assert_eq!(offsets.last_pulled("G", "T", QUEUE), Some(offset(9)));
+        offsets.forget_trails(5);
+        assert!(offsets.trail("G", "T", QUEUE).is_some());
+        offsets.forget_trails(6);
+        assert!(offsets.trail("G", "T", QUEUE).is_none());
+        offsets.pulled("G", "T", QUEUE, offset(9), &visitor);
         offsets.save(100).unwrap();
         let again = Offsets::open(dir.path(), 2).unwrap();
         assert_eq!(again.query("G", "T", QUEUE), Some(offset(5)));

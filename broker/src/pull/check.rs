@@ -102,6 +102,7 @@ pub(super) fn check(
             .max_msg_bytes
             .and_then(|bytes| usize::try_from(bytes).ok()),
         filter,
+        trail: None,
     })
 }
 

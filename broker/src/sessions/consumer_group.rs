@@ -2,9 +2,11 @@
 //!
 //! The view is immutable and replaced whole: a pull sees a group at one moment. Source: Apache `ConsumerGroupInfo`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
+use agena_protocol::bodies::connections::{MemberExpression, SubscriptionConflict};
 use agena_protocol::bodies::heartbeat::{
     ConsumeFromWhere, ConsumeType, ConsumerData, HeartbeatData, MessageModel,
 };
@@ -13,12 +15,10 @@ use agena_protocol::clock::Clock;
 use agena_remoting::connection::Connection;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use super::{Client, Peer, Subscribed};
 use crate::filter::Filter;
-
-/// By topic, the expression of each member by its id; `None` where a member does not subscribe the topic.
-pub(super) type Conflicts = BTreeMap<String, Vec<(Arc<str>, Option<String>)>>;
 
 /// A group with at least one member, or about to get one.
 pub struct ConsumerGroup<P = Connection> {
@@ -33,6 +33,10 @@ struct Turn {
     retired: bool,
     /// Of the last heartbeat that had one, of whichever member.
     fingerprint: Option<i32>,
+    /// What operators were last told that the members disagree about.
+    warned: Vec<SubscriptionConflict>,
+    /// When, on the monotonic clock.
+    warned_at: Option<Duration>,
 }
 
 /// A group at one moment.
@@ -69,18 +73,42 @@ pub struct Member<P = Connection> {
     pub subscriptions: BTreeMap<String, Arc<SubscriptionData>>,
 }
 
+/// Pause between two lines about the members of one group that disagree.
+const WARNING_PAUSE: Duration = Duration::from_secs(10);
+
 /// What came of a heartbeat.
+pub(super) enum Entry<P> {
+    /// The group was retired meanwhile.
+    Retired,
+    /// The member subscribes differently from others, and that is not allowed.
+    Refused(SubscriptionConflict),
+    /// It is a member.
+    Joined(Joined<P>),
+}
+
+/// A heartbeat that counts.
 pub(super) struct Joined<P> {
     pub(super) view: Arc<GroupView<P>>,
     /// There is a new member, or the topics changed.
     pub(super) changed: bool,
     pub(super) subscriptions_known: bool,
+    /// What the members disagree about, when operators are to be told.
+    pub(super) warning: Vec<SubscriptionConflict>,
 }
 
 impl<P> GroupView<P> {
     /// Every member gets every message.
     pub fn is_broadcasting(&self) -> bool {
         self.message_model == MessageModel::Broadcasting
+    }
+
+    /// The member of a connection.
+    pub fn member(&self, connection_id: u64) -> Option<&Arc<Member<P>>>
+    where
+        P: Peer,
+    {
+        let mut members = self.members.iter();
+        members.find(|member| member.client.connection.id() == connection_id)
     }
 
     /// The group's subscription to a topic.
@@ -106,23 +134,58 @@ impl<P> GroupView<P> {
         }
     }
 
-    /// Topics whose expression the members do not agree about, or that not all of them subscribe: empty in a healthy group.
-    pub fn conflicts(&self) -> Conflicts {
-        let mut topics: Conflicts = BTreeMap::new();
-        for member in &self.members {
-            for topic in member.subscriptions.keys() {
-                topics.entry(topic.clone()).or_default();
-            }
+    /// Topics that the members do not subscribe alike: empty in a healthy group. The same tags in another order are alike.
+    pub fn conflicts(&self) -> Vec<SubscriptionConflict> {
+        // Who sent short heartbeats only has not said anything yet.
+        let members = self.members.iter();
+        let members: SmallVec<[_; 8]> = members
+            .filter(|member| !member.subscriptions.is_empty())
+            .collect();
+        let [first, others @ ..] = members.as_slice() else {
+            return Vec::new();
+        };
+        let differs = |topic: &str| {
+            let expected = first.subscriptions.get(topic);
+            let mut others = others.iter();
+            others.any(|other| !alike(expected, other.subscriptions.get(topic)))
+        };
+        let topics = members
+            .iter()
+            .flat_map(|member| member.subscriptions.keys());
+        let topics: BTreeSet<&String> = topics.collect();
+        let conflicts = topics.into_iter().filter(|topic| differs(topic));
+        conflicts
+            .map(|topic| SubscriptionConflict {
+                topic: topic.clone(),
+                members: expressions(&members, topic),
+            })
+            .collect()
+    }
+}
+
+fn expressions<P>(members: &[&Arc<Member<P>>], topic: &str) -> Vec<MemberExpression> {
+    let members = members.iter();
+    members
+        .map(|member| MemberExpression {
+            client_id: member.client.id.to_string(),
+            expression: member
+                .subscriptions
+                .get(topic)
+                .map(|data| data.sub_string.clone()),
+        })
+        .collect()
+}
+
+/// Both members want the same messages of a topic, as far as their expressions tell.
+fn alike(a: Option<&Arc<SubscriptionData>>, b: Option<&Arc<SubscriptionData>>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => {
+            let by_tags = a.is_by_tags() && b.is_by_tags() && !a.tags_set.is_empty();
+            a.expression_type == b.expression_type
+                && (a.sub_string == b.sub_string || (by_tags && a.tags_set == b.tags_set))
         }
-        for (topic, opinions) in &mut topics {
-            for member in &self.members {
-                let data = member.subscriptions.get(topic);
-                let expression = data.map(|data| data.sub_string.clone());
-                opinions.push((Arc::clone(&member.client.id), expression));
-            }
-        }
-        topics.retain(|_, opinions| opinions.iter().any(|(_, other)| *other != opinions[0].1));
-        topics
+        _ => false,
     }
 }
 
@@ -144,17 +207,18 @@ impl<P: Peer> ConsumerGroup<P> {
         self.view.load_full()
     }
 
-    /// Takes a heartbeat in; `None` when the group was retired meanwhile.
+    /// Takes a heartbeat in. `strict`: not one that subscribes differently from the other members.
     pub(super) fn join(
         &self,
         client: &Arc<Client<P>>,
         consumer: &ConsumerData,
         heartbeat: &HeartbeatData,
+        strict: bool,
         clock: &dyn Clock,
-    ) -> Option<Joined<P>> {
+    ) -> Entry<P> {
         let mut turn = self.turn.lock();
         if turn.retired {
-            return None;
+            return Entry::Retired;
         }
         let fingerprint_agrees = turn.takes_fingerprint(heartbeat.heartbeat_fingerprint);
         let before = self.view.load_full();
@@ -169,9 +233,10 @@ impl<P: Peer> ConsumerGroup<P> {
             && before.is_as_announced(at, client, consumer, announced.as_ref())
         {
             before.members[at].client.refresh(clock);
-            return Some(Joined {
+            return Entry::Joined(Joined {
                 changed: false,
                 subscriptions_known: fingerprint_agrees && !before.subscriptions.is_empty(),
+                warning: Vec::new(),
                 view: before,
             });
         }
@@ -185,17 +250,26 @@ impl<P: Peer> ConsumerGroup<P> {
             members: before.with_member(position, client, announced),
             subscriptions: subscriptions.unwrap_or_else(|| before.subscriptions.clone()),
         });
+        let mut conflicts = view.conflicts();
+        if strict && let Some(conflict) = conflicts.pop() {
+            // It stays what it was, if it was a member; that it is there is no question.
+            if let Some(at) = position {
+                before.members[at].client.refresh(clock);
+            }
+            return Entry::Refused(conflict);
+        }
         self.view.store(Arc::clone(&view));
-        Some(Joined {
+        Entry::Joined(Joined {
             changed: position.is_none() || topics_changed,
             subscriptions_known: fingerprint_agrees && !view.subscriptions.is_empty(),
+            warning: turn.warning(conflicts, clock.monotonic()),
             view,
         })
     }
 
     /// The group without the member of this connection; `None` when it has no such member.
     pub(super) fn leave(&self, connection_id: u64) -> Option<Arc<GroupView<P>>> {
-        let _turn = self.turn.lock();
+        let mut turn = self.turn.lock();
         let before = self.view.load_full();
         let at = before.position(connection_id)?;
         let mut members = before.members.clone();
@@ -208,6 +282,9 @@ impl<P: Peer> ConsumerGroup<P> {
             members,
         });
         self.view.store(Arc::clone(&view));
+        if !turn.warned.is_empty() {
+            turn.warned = view.conflicts();
+        }
         Some(view)
     }
 
@@ -229,6 +306,25 @@ impl Turn {
         }
         let before = self.fingerprint.replace(fingerprint);
         before.is_none_or(|before| before == fingerprint)
+    }
+
+    /// What of `conflicts` is to be told: nothing that was told already, and nothing soon after the last time.
+    fn warning(
+        &mut self,
+        conflicts: Vec<SubscriptionConflict>,
+        now: Duration,
+    ) -> Vec<SubscriptionConflict> {
+        let is_early = self
+            .warned_at
+            .is_some_and(|at| now.saturating_sub(at) < WARNING_PAUSE);
+        if conflicts == self.warned || (is_early && !conflicts.is_empty()) {
+            return Vec::new();
+        }
+        if !conflicts.is_empty() {
+            self.warned_at = Some(now);
+        }
+        self.warned.clone_from(&conflicts);
+        conflicts
     }
 }
 

@@ -22,7 +22,7 @@ use agena_protocol::topic;
 use agena_remoting::connection::Connection;
 use serde::de::DeserializeOwned;
 
-use super::GroupRules;
+use super::{GroupRules, Opinions};
 use crate::broker::Broker;
 use crate::filter::Filter;
 use crate::send::Refused;
@@ -36,12 +36,19 @@ pub(crate) fn heartbeat(
     let data: HeartbeatData = body(frame)?;
     let rules = |consumer: &ConsumerData| rules_of(broker, consumer, data.without_sub);
     let (language, version) = (frame.language, frame.version);
-    let wants_subscriptions = broker
+    let heard = broker
         .sessions
         .heartbeat(connection, language, version, &data, rules);
+    if let Some((group, conflict)) = &heard.refused {
+        let (topic, opinions) = (&conflict.topic, Opinions(conflict));
+        let remark = format!(
+            "members of group {group} would subscribe topic {topic} differently: {opinions}"
+        );
+        return Err(Refused::new(ResponseCode::SystemError, remark));
+    }
     Ok(Command::success().with_header(&HeartBeatResponse {
         is_support_heart_beat_v2: Some(true),
-        is_sub_change: Some(wants_subscriptions),
+        is_sub_change: Some(heard.wants_subscriptions),
     }))
 }
 
@@ -70,6 +77,7 @@ fn rules_of(broker: &Broker, consumer: &ConsumerData, without_sub: bool) -> Opti
     }
     Some(GroupRules {
         notify: config.notify_consumer_ids_changed_enable,
+        strict: broker.config.get().reject_conflicting_subscriptions,
     })
 }
 

@@ -62,8 +62,14 @@ impl Bench {
     }
 
     fn beat(&self, peer: &Arc<FakePeer>, data: &HeartbeatData) -> bool {
-        let rules = |_: &ConsumerData| Some(GroupRules { notify: true });
-        self.sessions.heartbeat(peer, 0, 479, data, rules)
+        let rules = |_: &ConsumerData| {
+            Some(GroupRules {
+                notify: true,
+                strict: false,
+            })
+        };
+        let heard = self.sessions.heartbeat(peer, 0, 479, data, rules);
+        heard.wants_subscriptions
     }
 }
 
@@ -182,10 +188,79 @@ fn members_that_subscribe_differently_are_found() {
     assert!(conflicts(&bench).is_empty());
     bench.beat(&b, &consumer("b", &[("T", "y", 2)]));
     let found = conflicts(&bench);
-    assert_eq!(found.keys().collect::<Vec<_>>(), ["T", "U"]);
-    assert_eq!(found["T"][0], (Arc::from("a"), Some("x".into())));
-    assert_eq!(found["T"][1], (Arc::from("b"), Some("y".into())));
-    assert_eq!(found["U"][1], (Arc::from("b"), None));
+    let topics: Vec<_> = found.iter().map(|conflict| &conflict.topic).collect();
+    assert_eq!(topics, ["T", "U"]);
+    let said = |topic: usize, member: usize| {
+        let member = &found[topic].members[member];
+        (member.client_id.as_str(), member.expression.as_deref())
+    };
+    assert_eq!(said(0, 0), ("a", Some("x")));
+    assert_eq!(said(0, 1), ("b", Some("y")));
+    assert_eq!(said(1, 1), ("b", None));
+}
+
+/// Everything logged while it runs.
+fn logged(run: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, run);
+    let bytes = std::mem::take(&mut *lines.0.lock());
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn a_conflict_is_logged_once_and_a_new_one_after_a_pause() {
+    let bench = Bench::new();
+    let (a, b) = (Bench::peer(1), Bench::peer(2));
+    let log = logged(|| {
+        bench.beat(&a, &consumer("a", &[("T", "x", 1)]));
+        bench.beat(&b, &consumer("b", &[("T", "y", 2)]));
+        for version in 3..20 {
+            bench.beat(&a, &consumer("a", &[("T", "x", version)]));
+            bench.beat(&b, &consumer("b", &[("T", "y", version)]));
+        }
+    });
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(log.contains("a takes x, b takes y"), "{log}");
+    let log = logged(|| {
+        bench.beat(&b, &consumer("b", &[("T", "z", 20)]));
+    });
+    assert_eq!(log, "", "too soon after the last line");
+    bench.clock.advance(Duration::from_secs(10));
+    let log = logged(|| {
+        bench.beat(&b, &consumer("b", &[("T", "w", 21)]));
+    });
+    assert!(log.contains("a takes x, b takes w"), "{log}");
+}
+
+#[test]
+fn a_member_that_has_not_said_what_it_subscribes_contradicts_nobody() {
+    let bench = Bench::new();
+    let (a, b) = (Bench::peer(1), Bench::peer(2));
+    bench.beat(&a, &consumer("a", &[("T", "x", 1)]));
+    let short = HeartbeatData {
+        without_sub: true,
+        ..consumer("b", &[])
+    };
+    bench.beat(&b, &short);
+    let group = bench.sessions.consumer_group("g").unwrap();
+    assert_eq!(group.members.len(), 2);
+    assert!(group.conflicts().is_empty());
 }
 
 #[test]
@@ -235,7 +310,12 @@ fn a_broadcasting_group_is_not_told_and_neither_is_one_that_must_not_be() {
     bench.beat(&a, &data);
     assert_eq!(told(&a), 0);
     let b = Bench::peer(2);
-    let quiet = |_: &ConsumerData| Some(GroupRules { notify: false });
+    let quiet = |_: &ConsumerData| {
+        Some(GroupRules {
+            notify: false,
+            strict: false,
+        })
+    };
     let mut data = consumer("b", &[("T", "*", 1)]);
     data.consumer_data_set[0].group_name = "quiet".into();
     bench.sessions.heartbeat(&b, 0, 479, &data, quiet);

@@ -3,6 +3,7 @@
 
 mod dedup;
 mod delays;
+mod locks;
 mod process;
 mod settings;
 mod takeover;

@@ -121,6 +121,19 @@ impl Wire {
         all
     }
 
+    /// Pulls the beginning of a topic's queue 0 for a group.
+    pub(super) fn pull_once(&mut self, group: &str, topic: &str) {
+        let header = PullMessageRequest {
+            consumer_group: group,
+            topic,
+            max_msg_nums: 32,
+            sys_flag: SUBSCRIPTION_INLINE,
+            subscription: Some("*"),
+            ..PullMessageRequest::default()
+        };
+        self.ask(&Command::request(RequestCode::PullMessage).with_header(&header));
+    }
+
     pub(super) fn max_offset(&mut self, topic: &str) -> i64 {
         self.end_of(topic, 0)
     }

@@ -3,6 +3,7 @@
 
 mod client;
 mod dedup;
+mod lag;
 mod life;
 mod permission;
 mod pull;

@@ -35,6 +35,30 @@ pub struct ConsumerConnection {
     pub message_model: MessageModel,
     /// What it subscribes, by topic.
     pub subscription_table: BTreeMap<String, SubscriptionData>,
+    /// Topics that its members do not subscribe alike. Our own field, left out when there are none; the original's
+    /// readers pass over it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub subscription_conflicts: Vec<SubscriptionConflict>,
+}
+
+/// A topic that the members of a group do not subscribe alike.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SubscriptionConflict {
+    /// The topic.
+    pub topic: String,
+    /// What each member says.
+    pub members: Vec<MemberExpression>,
+}
+
+/// What one member of a group subscribes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MemberExpression {
+    /// The member.
+    pub client_id: String,
+    /// Its expression; none when it does not subscribe the topic.
+    pub expression: Option<String>,
 }
 
 /// A producer group's clients; answer to 204.
