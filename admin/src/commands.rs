@@ -8,6 +8,7 @@ pub(crate) mod connection;
 pub(crate) mod export;
 pub(crate) mod group;
 pub(crate) mod kv;
+pub(crate) mod lag;
 pub(crate) mod namesrv;
 pub(crate) mod offset;
 pub(crate) mod order_conf;
@@ -83,6 +84,7 @@ const ALL: &[&SubCommand] = &[
     &transactions::SHOW,
     &transactions::RESUME,
     &transactions::RESOLVE,
+    &lag::LAG_EXPLAIN,
 ];
 
 /// Commands of the original that we do not have, and why or what to do instead.

@@ -394,3 +394,46 @@ fn topics_and_settings_change_and_say_so() {
     let status = document(&servers, &["clusterList", "-c", cluster]);
     assert_eq!(status["brokers"][0]["active"], true);
 }
+
+#[test]
+fn lag_is_explained_in_words_and_as_a_document() {
+    let servers = with_orders();
+    let mut member = servers.raw();
+    assert_eq!(member.call(HEART_BEAT, &[], &heartbeat("Billing")).code, 0);
+    let offset = [
+        ("consumerGroup", "Billing"),
+        ("topic", "Orders"),
+        ("queueId", "0"),
+        ("commitOffset", "1"),
+    ];
+    let mut other = servers.raw();
+    assert_eq!(other.call(UPDATE_CONSUMER_OFFSET, &offset, &[]).code, 0);
+    // The route of the group's retry topic comes with the broker's next registration.
+    let explain = ["lagExplain", "-g", "Billing", "-t", "Orders"];
+    let explained = document(&servers, &explain);
+    assert_eq!(explained["lagTotal"], 2);
+    assert_eq!(explained["members"], json!(["192.0.2.9@1"]));
+    let queue = &explained["queues"][0];
+    assert_eq!(
+        (&queue["topic"], &queue["lag"], &queue["committed"]),
+        (&json!("Orders"), &json!(2), &json!(1))
+    );
+    assert!(queue["behindMs"].as_i64() > Some(0));
+    assert!(queue["brokerName"].is_string());
+    assert_eq!(queue["lastCommit"]["connected"], false);
+    let words =
+        "no owner: none of 1 connected members has pulled this queue since this broker started";
+    assert_eq!(
+        queue["causes"],
+        json!([{"kind": "NO_OWNER", "members": 1, "since": null, "by": null, "words": words}])
+    );
+    let shown = text(&servers, &explain);
+    let first = shown.lines().next().expect("a line");
+    assert!(
+        first.starts_with("Group Billing: 2 messages behind in 1 of "),
+        "{first}"
+    );
+    assert!(shown.contains(&format!("  - {words}\n")), "{shown}");
+    let refused = failure(&servers, &["lagExplain", "-g", "Nobody", "-t", "Orders"]);
+    assert!(refused.contains("[Nobody] does not exist"), "{refused}");
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 
 use agena_protocol::bodies::connections::{
-    Connection, ConsumerConnection, ProducerConnection, ProducerTableInfo,
+    Connection, ConsumerConnection, ProducerConnection, ProducerTableInfo, SubscriptionConflict,
 };
 use agena_protocol::bodies::heartbeat::{ConsumeFromWhere, ConsumeType, MessageModel};
 use agena_protocol::bodies::running_info::ConsumerRunningInfo;
@@ -20,6 +20,7 @@ use crate::remote::{body, reader_address};
 use crate::table::{Table, left, rest};
 use crate::version_name::version_name;
 
+use super::lag::opinions;
 use super::progress::{connections, route_of_group, running_info_question};
 
 /// One connected client.
@@ -57,7 +58,7 @@ pub(crate) const CONSUMER_CONNECTION: SubCommand = SubCommand {
         "-g Billing",
         "the group's members and what they subscribe to",
     )],
-    json: r#"{"group","clients":[{"clientId","clientAddr","language","version"}],"subscriptions":{"topic":"expression"},"consumeType","messageModel","consumeFromWhere"}"#,
+    json: r#"{"group","clients":[{"clientId","clientAddr","language","version"}],"subscriptions":{"topic":"expression"},"subscriptionConflicts":[{"topic","members":[{"clientId","expression"}]}],"consumeType","messageModel","consumeFromWhere"}"#,
     run: consumer_connection,
 };
 
@@ -67,6 +68,7 @@ struct Consumers {
     group: String,
     clients: Vec<Client>,
     subscriptions: BTreeMap<String, String>,
+    subscription_conflicts: Vec<SubscriptionConflict>,
     consume_type: ConsumeType,
     message_model: MessageModel,
     consume_from_where: ConsumeFromWhere,
@@ -101,7 +103,16 @@ impl Display for Consumers {
         }
         writeln!(f, "\nConsumeType: {}", self.consume_type)?;
         writeln!(f, "MessageModel: {}", self.message_model)?;
-        writeln!(f, "ConsumeFromWhere: {}", self.consume_from_where)
+        writeln!(f, "ConsumeFromWhere: {}", self.consume_from_where)?;
+        for conflict in &self.subscription_conflicts {
+            let opinions = opinions(&conflict.members);
+            writeln!(
+                f,
+                "\nWARN: members subscribe {} differently: {opinions}",
+                conflict.topic
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -117,6 +128,7 @@ fn consumer_connection(call: &mut Call) -> Result<(), Failure> {
         group,
         clients: clients(connection.connection_set),
         subscriptions,
+        subscription_conflicts: connection.subscription_conflicts,
         consume_type: connection.consume_type,
         message_model: connection.message_model,
         consume_from_where: connection.consume_from_where,

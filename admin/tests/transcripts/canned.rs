@@ -112,6 +112,11 @@ fn answer(request: &Command, address: &str) -> Command {
             r#"{"maxQueueIndex":10,"minQueueIndex":0,"queueData":[{"eval":false,"physicOffset":551,"physicSize":276,"tagsCode":2598919},{"eval":false,"physicOffset":1654,"physicSize":275,"tagsCode":2598919}]}"#,
             address,
         ),
+        // What it answers to a code that it does not know.
+        RequestCode::ExplainLag => refuse(
+            ResponseCode::RequestCodeNotSupported,
+            " request type 900002 not supported",
+        ),
         RequestCode::ViewBrokerStatsData => {
             refuse(ResponseCode::SystemError, "The stats not exist")
         }

@@ -220,6 +220,22 @@ fn a_failure_is_one_line_that_names_the_step() {
 }
 
 #[test]
+fn an_original_broker_that_cannot_explain_lag_is_named() {
+    let server = Canned::start();
+    let output = run(
+        "lagExplain -n 127.0.0.1:25876 -g CG_demo -t TopicDemo",
+        &server,
+    );
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        errors.starts_with("lagExplain failed: the broker at 127.0.0.1:")
+            && errors.contains("is not an Agena broker and cannot explain lag"),
+        "{errors}"
+    );
+}
+
+#[test]
 fn json_is_one_document_a_line() {
     let server = Canned::start();
     let output = run(
