@@ -67,7 +67,7 @@ struct Waiting {
     /// Where the pull of each ticket is.
     deadlines: BTreeMap<Ticket, (Arc<str>, QueueId)>,
     /// Woken by arrivals of a batch that is still being dispatched.
-    ready: Vec<Box<HeldPull>>,
+    ready: Vec<HeldPull>,
     next_number: u64,
 }
 
@@ -186,7 +186,7 @@ impl Hold {
     }
 
     /// Pulls that became ready, to be answered by the caller.
-    pub(crate) fn take_ready(&self) -> Vec<Box<HeldPull>> {
+    pub(crate) fn take_ready(&self) -> Vec<HeldPull> {
         if !self.has_ready.swap(false, Ordering::AcqRel) {
             return Vec::new();
         }
@@ -194,7 +194,7 @@ impl Hold {
     }
 
     /// Pulls whose deadline is not after `now`, to be answered by the caller, and when the next one is due.
-    pub(crate) fn expired(&self, now: Duration) -> (Vec<Box<HeldPull>>, Option<Duration>) {
+    pub(crate) fn expired(&self, now: Duration) -> (Vec<HeldPull>, Option<Duration>) {
         let mut waiting = self.waiting.lock();
         let mut expired = Vec::new();
         while let Some((&ticket, _)) = waiting.deadlines.first_key_value() {
@@ -266,7 +266,7 @@ impl Waiting {
                     Some(held_on) if stays => held.push_back(held_on),
                     Some(taken) => {
                         self.deadlines.remove(&taken.ticket);
-                        self.ready.push(taken);
+                        self.ready.push(*taken);
                     }
                     None => break,
                 }
@@ -275,13 +275,13 @@ impl Waiting {
         self.forget_if_empty(topic, queue);
     }
 
-    fn take(&mut self, ticket: Ticket) -> Option<Box<HeldPull>> {
+    fn take(&mut self, ticket: Ticket) -> Option<HeldPull> {
         let (topic, queue) = self.deadlines.remove(&ticket)?;
         let held = self.queues.get_mut(&topic)?.get_mut(&queue)?;
         let at = held.iter().position(|held| held.ticket == ticket)?;
         let taken = held.remove(at)?;
         self.forget_if_empty(&topic, queue);
-        Some(taken)
+        Some(*taken)
     }
 
     fn forget_if_empty(&mut self, topic: &str, queue: QueueId) {

@@ -135,10 +135,9 @@ impl<'a> Asked<'a> {
     ) -> QueueLag {
         let (name, topic) = (self.group.name(), config.topic_name.as_str());
         let (store, offsets) = (&self.broker.store, &self.broker.offsets);
-        let (min, max) = (
-            store.min_offset(topic, queue),
-            store.max_offset(topic, queue),
-        );
+        let min = store.min_offset(topic, queue);
+        // A topic that is deleted in between has no end any more.
+        let max = store.max_offset(topic, queue).max(min);
         let committed = offsets.committed_at(name, topic, queue);
         let next = committed.unwrap_or(min).clamp(min, max);
         let trail = offsets.trail(name, topic, queue);

@@ -142,8 +142,11 @@ fn note_progress(
 /// The client id of a group's member. Of a broadcasting group, whose members all pull every queue, nobody asks.
 fn member_id(broker: &Broker, group: &str, connection_id: u64) -> Option<Arc<str>> {
     let view = broker.sessions.consumer_group(group)?;
+    if view.is_broadcasting() {
+        return None;
+    }
     let member = view.member(connection_id)?;
-    (!view.is_broadcasting()).then(|| Arc::clone(&member.client.id))
+    Some(Arc::clone(&member.client.id))
 }
 
 fn suspend_time(config: &BrokerConfig, asked_ms: i64) -> Duration {
@@ -345,8 +348,8 @@ pub(crate) fn answer_ready(broker: &Arc<Broker>) {
 }
 
 /// Answers a held pull with what there is now, if anybody still listens.
-fn answer_held(broker: &Arc<Broker>, held: Box<HeldPull>) {
-    let HeldPull { pull, reply_to, .. } = *held;
+fn answer_held(broker: &Arc<Broker>, held: HeldPull) {
+    let HeldPull { pull, reply_to, .. } = held;
     if !reply_to.connection().is_open() {
         return;
     }

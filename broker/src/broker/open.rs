@@ -343,7 +343,6 @@ fn store_config(
         count_on_disk: size(config.max_transfer_count_on_message_in_disk),
         scan_bytes: u64::from(config.max_filter_message_size),
         resident_bytes: resident_bytes(config.access_message_in_memory_max_ratio),
-        ..ReadLimits::default()
     };
     store.retention = retention(config)?;
     store.is_batch_topic = Arc::new(move |topic| batch_topics.contains(topic));

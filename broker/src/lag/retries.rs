@@ -10,6 +10,7 @@ use agena_protocol::properties;
 use agena_protocol::queue::QueueId;
 use agena_protocol::record::RecordView;
 use agena_protocol::topic;
+use agena_store::{LogSlice, QueueEntry};
 
 use super::id_of;
 use crate::broker::Broker;
@@ -17,7 +18,10 @@ use crate::broker::Broker;
 /// Delayed messages of all groups that one explanation looks at, so that an operator's question has an end.
 const DELAYED_MAX: usize = 20_000;
 
-/// Messages of one retry queue that one explanation looks at.
+/// Bytes of messages that it reads for that.
+const BYTES_MAX: usize = 64 << 20;
+
+/// Messages of one retry queue that it looks at.
 const RETURNED_MAX: usize = 256;
 
 /// How many entries are fetched in one go.
@@ -67,8 +71,12 @@ impl Retries {
     pub(super) fn of_group(broker: &Broker, group: &str) -> Self {
         let retry_topic = topic::retry_of(group);
         let mut found: HashMap<QueueId, Found> = HashMap::new();
-        let looked_at_all = waiting(broker, &retry_topic, &mut found);
-        returned(broker, group, &retry_topic, &mut found);
+        let mut reading = Reading {
+            broker,
+            bytes_left: BYTES_MAX,
+        };
+        returned(&mut reading, group, &retry_topic, &mut found);
+        let looked_at_all = waiting(&mut reading, &retry_topic, &mut found);
         let queues = found.into_iter().map(|(queue, found)| {
             let retries = QueueRetries {
                 waiting: found.waiting(!looked_at_all),
@@ -89,32 +97,79 @@ impl Retries {
     }
 }
 
+/// Reads records until it read enough.
+struct Reading<'a> {
+    broker: &'a Broker,
+    bytes_left: usize,
+}
+
+impl Reading<'_> {
+    /// The record of an entry.
+    ///
+    /// # Errors
+    /// [`Enough`] when as much was read as may be.
+    fn record(&mut self, entry: &QueueEntry) -> Result<Option<LogSlice>, Enough> {
+        let bytes = usize::try_from(entry.size).unwrap_or(usize::MAX);
+        self.bytes_left = self.bytes_left.checked_sub(bytes).ok_or(Enough)?;
+        let place = PhysicalOffset::new(entry.physical_offset);
+        Ok(self.broker.store.record_at(place))
+    }
+}
+
+/// There is more than one explanation looks at.
+struct Enough;
+
 /// Finds what waits in the delay levels; false when there was too much to look at.
-fn waiting(broker: &Broker, retry_topic: &str, found: &mut HashMap<QueueId, Found>) -> bool {
+fn waiting(
+    reading: &mut Reading<'_>,
+    retry_topic: &str,
+    found: &mut HashMap<QueueId, Found>,
+) -> bool {
     let mut left = DELAYED_MAX;
-    for (level, next, max) in broker.delay.level_offsets() {
+    let levels = reading.broker.delay.level_offsets();
+    let all = levels.into_iter().try_for_each(|(level, next, max)| {
         // Levels count from one, their queues from zero.
         let number = u32::try_from(level.saturating_sub(1)).unwrap_or(u32::MAX);
-        let queue = QueueId::new(number);
-        let mut offset = next;
-        while offset < max {
-            if left == 0 {
-                return false;
+        let level = Level {
+            queue: QueueId::new(number),
+            next,
+            max,
+        };
+        level.look_through(reading, &mut left, retry_topic, found)
+    });
+    all.is_ok()
+}
+
+/// A delay level and where its messages that wait begin and end.
+struct Level {
+    queue: QueueId,
+    next: u64,
+    max: u64,
+}
+
+impl Level {
+    fn look_through(
+        self,
+        reading: &mut Reading<'_>,
+        left: &mut usize,
+        retry_topic: &str,
+        found: &mut HashMap<QueueId, Found>,
+    ) -> Result<(), Enough> {
+        let store = &reading.broker.store;
+        let mut offset = self.next;
+        while offset < self.max {
+            if *left == 0 {
+                return Err(Enough);
             }
-            let from = QueueOffset::new(offset);
-            let entries =
-                broker
-                    .store
-                    .entries(topic::SCHEDULE, queue, from, CHUNK_ENTRIES.min(left));
+            let (from, count) = (QueueOffset::new(offset), CHUNK_ENTRIES.min(*left));
+            let entries = store.entries(topic::SCHEDULE, self.queue, from, count);
             let Some(last) = entries.last() else {
                 break;
             };
             offset = last.queue_offset.number() + 1;
-            left -= entries.len().min(left);
+            *left = left.saturating_sub(entries.len());
             for entry in entries {
-                let slice = broker
-                    .store
-                    .record_at(PhysicalOffset::new(entry.physical_offset));
+                let slice = reading.record(&entry)?;
                 let record = slice.as_deref().map(RecordView::parse_unsummed);
                 if let Some(Ok(record)) = record
                     && record.properties().get(properties::REAL_TOPIC) == Some(retry_topic)
@@ -128,12 +183,18 @@ fn waiting(broker: &Broker, retry_topic: &str, found: &mut HashMap<QueueId, Foun
                 }
             }
         }
+        Ok(())
     }
-    true
 }
 
 /// Finds what is back in the retry topic and not consumed.
-fn returned(broker: &Broker, group: &str, retry_topic: &str, found: &mut HashMap<QueueId, Found>) {
+fn returned(
+    reading: &mut Reading<'_>,
+    group: &str,
+    retry_topic: &str,
+    found: &mut HashMap<QueueId, Found>,
+) {
+    let broker = reading.broker;
     let queues = broker
         .topics
         .get(retry_topic)
@@ -142,11 +203,10 @@ fn returned(broker: &Broker, group: &str, retry_topic: &str, found: &mut HashMap
         let committed = broker.offsets.committed_at(group, retry_topic, queue);
         let min = broker.store.min_offset(retry_topic, queue);
         let from = committed.unwrap_or(min).max(min);
-        let entries = broker.store.entries(retry_topic, queue, from, RETURNED_MAX);
-        for entry in entries {
-            let slice = broker
-                .store
-                .record_at(PhysicalOffset::new(entry.physical_offset));
+        for entry in broker.store.entries(retry_topic, queue, from, RETURNED_MAX) {
+            let Ok(slice) = reading.record(&entry) else {
+                return;
+            };
             if let Some(Ok(record)) = slice.as_deref().map(RecordView::parse_unsummed) {
                 found.entry(queue).or_default().note(&record);
             }

@@ -235,6 +235,36 @@ async fn what_does_not_match_moves_a_held_pull_on() {
 }
 
 #[tokio::test]
+async fn of_many_pulls_at_a_queue_a_message_wakes_those_that_want_it() {
+    let asked = broker().await;
+    asked.stored("T", 0, "", b"x").await;
+    let wants = |tag, suspend_ms| PullMessageRequest {
+        subscription: Some(tag),
+        ..waiting("T", 1, suspend_ms)
+    };
+    let (a, b, c) = (wants("a", 900), wants("b", 60_000), wants("c", 500));
+    let started = Instant::now();
+    let (a, first, c, second, ()) = tokio::join!(
+        asked.pull(&a),
+        asked.pull(&b),
+        asked.pull(&c),
+        asked.pull(&b),
+        async {
+            let tag = properties(&[("TAGS", "b")]);
+            asked.stored("T", 0, &tag, b"this").await;
+        }
+    );
+    assert_eq!(
+        (first.bodies, second.bodies),
+        (vec!["this".into()], vec!["this".into()])
+    );
+    for other in [a, c] {
+        assert_eq!((other.bodies.len(), other.next), (0, 2), "{}", other.remark);
+    }
+    assert!(started.elapsed() < Duration::from_secs(9));
+}
+
+#[tokio::test]
 async fn the_fast_port_holds_nothing() {
     let asked = broker().await;
     asked.stored("T", 0, "", b"x").await;
