@@ -461,7 +461,7 @@ fn a_clean_stop_syncs_what_was_written_long_before() {
     // Several, since each page is kept or lost by chance.
     for seed in 0..10 {
         let after = tempfile::tempdir().unwrap();
-        medium.cut_power(after.path(), &mut Random::new(seed));
+        medium.capture().image(after.path(), &mut Random::new(seed));
         let (store, _) = support::open(small_sync(after.path()));
         assert_eq!(all(&store, "T", 0).len(), 300, "seed {seed}");
     }
