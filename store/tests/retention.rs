@@ -21,7 +21,7 @@ use agena_store::{
     StoreConfig, StoreError,
 };
 use chrono::{DateTime, Local, Timelike};
-use roomy::{RoomyMedium, TOTAL};
+use roomy::RoomyMedium;
 use support::{all, append, durable, message, properties, put, read, small_sync};
 
 /// Bytes of a log file; six messages of `BODY` fit.
@@ -112,14 +112,23 @@ impl Kept {
         }
     }
 
-    /// Removes what is expired, as an operator orders it, until nothing is.
-    fn expire_all(&self) {
-        self.clock.advance(2 * DAY);
+    /// Removes what is expired, as an operator orders it, until nothing is. The files are made old and the clock stands
+    /// still: the keeper, who would put much right behind us, has nothing to do.
+    fn expire_all(&self, root: &Path) {
+        for entry in std::fs::read_dir(root.join("commitlog")).unwrap() {
+            make_old(&entry.unwrap().path());
+        }
         self.until("the end of expiry", || {
             self.store.delete_expired_segments().unwrap();
             self.segments() == 1
         });
     }
+}
+
+fn make_old(path: &Path) {
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(std::time::SystemTime::now() - 30 * DAY)
+        .unwrap();
 }
 
 fn crash(kept: Kept) {
@@ -196,13 +205,9 @@ fn above_the_second_ratio_the_oldest_go_but_no_more_than_must() {
     let dir = tempfile::tempdir().unwrap();
     let kept = open_with(dir.path(), |config| config.retention.force_ratio = 85);
     kept.fill("T", 50);
-    let files = std::fs::read_dir(dir.path().join("commitlog"))
-        .unwrap()
-        .count() as u64;
     let before = kept.segments();
-    // The log's files bring the disk to 90 %: one file of 6 % less is enough.
-    kept.medium
-        .use_beside_log(TOTAL * 90 / 100 - files * SEGMENT);
+    // One file is 6 %.
+    kept.medium.use_percent_with_files(90);
     kept.look();
     kept.look();
     assert_eq!(kept.segments(), before - 1);
@@ -344,7 +349,7 @@ fn heads_of_queues_and_index_files_follow() {
     let index_files = kept.store.stats().index_files;
     assert!(index_files >= 4);
     let queue_dir = dir.path().join("consumequeue/T/0");
-    kept.expire_all();
+    kept.expire_all(dir.path());
     let (min, max) = kept.bounds("T", 0);
     assert!(min > 500 && max == 600, "{min} {max}");
     let bases: Vec<u64> = std::fs::read_dir(&queue_dir)
@@ -374,7 +379,7 @@ fn offsets_in_front_of_the_first_message_are_answered_so() {
     let kept = open(dir.path());
     kept.fill("T", 20);
     let start_ms = kept.clock.now_ms();
-    kept.expire_all();
+    kept.expire_all(dir.path());
     let outcome = read(&kept.store, "T", 0, 3, 32);
     assert_eq!(outcome.status, ReadStatus::OffsetTooSmall);
     assert_eq!(
@@ -401,7 +406,7 @@ fn a_queue_whose_messages_are_all_gone_keeps_its_end_over_every_restart() {
             kept.fill("Old", 9);
             kept.fill("T", 20);
             // The keeper has written nothing yet: the removal itself must see to it that `Old` is on disk.
-            kept.expire_all();
+            kept.expire_all(dir.path());
             if asked {
                 assert_eq!(kept.bounds("Old", 0), (9, 9));
             }
@@ -422,6 +427,20 @@ fn a_queue_whose_messages_are_all_gone_keeps_its_end_over_every_restart() {
 }
 
 #[test]
+fn what_came_of_a_file_is_on_disk_before_it_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = open(dir.path());
+    kept.fill("Old", 9);
+    kept.fill("T", 20);
+    kept.medium.keeps_files.store(true, Ordering::SeqCst);
+    make_old(&dir.path().join("commitlog").join("0".repeat(20)));
+    let queue = dir.path().join("consumequeue/Old/0");
+    assert!(!queue.exists(), "the keeper has not written it yet");
+    assert!(kept.store.delete_expired_segments().is_err());
+    assert!(queue.join("0".repeat(20)).exists());
+}
+
+#[test]
 fn queues_that_nobody_asked_for_since_a_crash_lose_their_heads_too() {
     let dir = tempfile::tempdir().unwrap();
     let kept = open(dir.path());
@@ -436,7 +455,7 @@ fn queues_that_nobody_asked_for_since_a_crash_lose_their_heads_too() {
     let quiet = dir.path().join("consumequeue/Quiet/3");
     let files = || std::fs::read_dir(&quiet).unwrap().count();
     assert_eq!(files(), 5);
-    kept.expire_all();
+    kept.expire_all(dir.path());
     assert_eq!(files(), 1, "the last stays, since it knows the queue's end");
     assert_eq!(kept.bounds("Quiet", 3), (200, 200));
     assert_eq!(put(&kept.store, "Quiet", 3, b"next"), 200);
@@ -457,7 +476,7 @@ fn many_short_queues_are_not_opened() {
     let kept = open(dir.path());
     kept.fill("T0", 20);
     let before = kept.medium.queue_files_opened.load(Ordering::SeqCst);
-    kept.expire_all();
+    kept.expire_all(dir.path());
     let opened = kept.medium.queue_files_opened.load(Ordering::SeqCst) - before;
     assert!(opened <= 3, "{opened} files for 300 queues");
     assert_eq!(kept.bounds("T7", 4), (1, 1));
@@ -540,7 +559,7 @@ fn a_deleted_topic_is_no_hindrance() {
     }
     kept.fill("T", 20);
     kept.store.delete_topic("Gone").unwrap();
-    kept.expire_all();
+    kept.expire_all(dir.path());
     assert!(!dir.path().join("consumequeue/Gone").exists());
     assert_eq!(kept.bounds("T", 0).1, 20);
 }
@@ -594,13 +613,8 @@ fn files_of_a_store_taken_over_keep_their_age() {
     kept.fill("T", 20);
     kept.store.close().unwrap();
     let path = |base: u64| dir.path().join("commitlog").join(format!("{base:020}"));
-    let old = std::time::SystemTime::now() - 30 * DAY;
     for base in [0, SEGMENT] {
-        let file = std::fs::File::options()
-            .write(true)
-            .open(path(base))
-            .unwrap();
-        file.set_modified(old).unwrap();
+        make_old(&path(base));
     }
     // After an end without order as well, where the log is scanned and derived anew.
     std::fs::remove_dir_all(dir.path().join("consumequeue")).unwrap();
@@ -619,9 +633,7 @@ fn writing_through_the_mapping_makes_a_file_young() {
     kept.fill("T", 1);
     kept.store.close().unwrap();
     let path = dir.path().join("commitlog").join("0".repeat(20));
-    let old = std::time::SystemTime::now() - 30 * DAY;
-    let file = std::fs::File::options().write(true).open(&path).unwrap();
-    file.set_modified(old).unwrap();
+    make_old(&path);
     let kept = open(dir.path());
     kept.fill("T", 7);
     assert_eq!(kept.segments(), 2);

@@ -10,6 +10,7 @@ mod orderly;
 mod produce_consume;
 mod raw;
 mod readme;
+mod retention;
 mod retry;
 mod servers;
 mod stored;

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use agena_store::medium::{Access, DiskMedium, Entry, Medium, Meta, Space, StoreFile};
 
 /// Bytes of the file system that a test sees.
-pub(crate) const TOTAL: u64 = 1 << 20;
+const TOTAL: u64 = 1 << 20;
 
 #[derive(Debug, Default)]
 pub(crate) struct RoomyMedium {
-    /// Bytes that others use; log files come on top when `counts_log` is set.
-    others: AtomicU64,
-    counts_log: AtomicBool,
+    used: AtomicU64,
+    /// Whether a file that is removed gives its bytes back at once.
+    gives_back: AtomicBool,
     pub(crate) looks: AtomicU64,
     pub(crate) queue_files_opened: AtomicU64,
     /// Removing a file fails.
@@ -24,26 +24,21 @@ pub(crate) struct RoomyMedium {
 impl RoomyMedium {
     /// So many percent are in use, whatever the store has.
     pub(crate) fn use_percent(&self, percent: u64) {
-        self.counts_log.store(false, Ordering::SeqCst);
-        self.others.store(TOTAL * percent / 100, Ordering::SeqCst);
+        self.gives_back.store(false, Ordering::SeqCst);
+        self.used.store(TOTAL * percent / 100, Ordering::SeqCst);
     }
 
-    /// So many bytes are in use in addition to the log's files.
-    pub(crate) fn use_beside_log(&self, bytes: u64) {
-        self.others.store(bytes, Ordering::SeqCst);
-        self.counts_log.store(true, Ordering::SeqCst);
+    /// So many percent are in use, and less when files are removed.
+    pub(crate) fn use_percent_with_files(&self, percent: u64) {
+        self.used.store(TOTAL * percent / 100, Ordering::SeqCst);
+        self.gives_back.store(true, Ordering::SeqCst);
     }
 }
 
 impl Medium for RoomyMedium {
-    fn space(&self, path: &Path) -> io::Result<Space> {
+    fn space(&self, _path: &Path) -> io::Result<Space> {
         self.looks.fetch_add(1, Ordering::SeqCst);
-        let mut used = self.others.load(Ordering::SeqCst);
-        if self.counts_log.load(Ordering::SeqCst) {
-            for entry in std::fs::read_dir(path)? {
-                used += entry?.metadata().map_or(0, |meta| meta.len());
-            }
-        }
+        let used = self.used.load(Ordering::SeqCst);
         Ok(Space {
             total: TOTAL,
             available: TOTAL.saturating_sub(used),
@@ -60,6 +55,10 @@ impl Medium for RoomyMedium {
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         if self.keeps_files.load(Ordering::SeqCst) {
             return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        if self.gives_back.load(Ordering::SeqCst) {
+            let bytes = DiskMedium.meta(path)?.len;
+            self.used.fetch_sub(bytes, Ordering::SeqCst);
         }
         DiskMedium.remove_file(path)
     }
