@@ -241,7 +241,7 @@ fn live(
     random: &mut Random,
     tally: &mut Tally,
     what: &str,
-) -> Vec<(History, Captured)> {
+) -> (String, Vec<(History, Captured)>) {
     let medium = Arc::new(FaultyMedium::new(base));
     // Many of the calls of an opening, fewer of those that follow.
     let cuts: HashSet<u64> = (0..26)
@@ -268,11 +268,22 @@ fn live(
     tally.opened(&opened);
     let what = format!("{what}, opened as {opened:?}");
     let found = check(&store, kind, history, &what);
-    let history = history.found(&found);
+    let mut history = history.found(&found);
     *current.lock().unwrap() = history.clone();
+    let mut store = store;
     for _ in 0..random.below(40) {
         let waits = random.below(4) > 0;
         append_some(&store, kind, random, &history, waits);
+        if random.below(40) == 0 {
+            // The process is killed: what it wrote is there, and on the device or not.
+            drop(store);
+            let clock = Arc::new(FastClock::default());
+            (store, _) = Store::open(config(base, kind, medium.clone()), clock, Arc::new(()))
+                .unwrap_or_else(|error| panic!("{what}: killed, {error}"));
+            let found = check(&store, kind, &history, &format!("{what}, killed"));
+            history = history.found(&found);
+            *current.lock().unwrap() = history.clone();
+        }
     }
     if random.below(2) == 0 {
         store.close().unwrap();
@@ -280,14 +291,15 @@ fn live(
     }
     drop(store);
     let histories = std::mem::take(&mut *histories.lock().unwrap());
-    medium
+    let moments = medium
         .captured()
         .into_iter()
         .map(|(seen, captured)| {
             let (history, promises) = &histories[usize::try_from(seen).unwrap()];
             (history.until(*promises), captured)
         })
-        .collect()
+        .collect();
+    (what, moments)
 }
 
 fn assert_verified(base: &Path, what: &str) {
@@ -325,7 +337,7 @@ fn run(seed: u64, images: u64, tally: &mut Tally) {
     let mut history = History::default();
     for generation in 0..GENERATIONS {
         let what = format!("seed {seed}, {kind:?}, generation {generation}");
-        let moments = live(base.path(), kind, &history, &mut random, tally, &what);
+        let (what, moments) = live(base.path(), kind, &history, &mut random, tally, &what);
         for (number, (history, captured)) in moments.iter().enumerate() {
             for draw in 0..2 {
                 if tally.images >= images {
