@@ -207,7 +207,9 @@ fn append_some(store: &Store, kind: Kind, random: &mut Random, history: &History
 /// Everything promised is there, and nothing that cannot be.
 fn check(store: &Store, kind: Kind, history: &History, what: &str) -> Messages {
     let found = contents(store);
-    for (place, body) in history.promised.lock().unwrap().iter() {
+    // Copied: the store is not asked under a lock that its own threads ask for when the power is cut.
+    let promised = history.promised.lock().unwrap().clone();
+    for (place, body) in &promised {
         let (queue, number) = *place;
         let min = store.min_offset("T", QueueId::new(queue)).number();
         if kind.expires && number < min {
