@@ -38,16 +38,19 @@ const QUEUES: u32 = 3;
 /// How often an image of an image lives on.
 const GENERATIONS: u32 = 3;
 
-/// (queue, number) -> body.
-type Messages = BTreeMap<(u32, u64), Vec<u8>>;
+/// A queue, and a number in it.
+type Place = (u32, u64);
+type Messages = BTreeMap<Place, Vec<u8>>;
+/// The bodies that may be found in each place.
+type Possible = BTreeMap<Place, BTreeSet<Vec<u8>>>;
 
 /// What is true of a store whatever happens to it.
 #[derive(Debug, Clone, Default)]
 struct History {
     /// In the order in which they were promised.
-    promised: Arc<Mutex<Vec<((u32, u64), Vec<u8>)>>>,
+    promised: Arc<Mutex<Vec<(Place, Vec<u8>)>>>,
     /// What may be found: it was there at the last opening, or was sent since.
-    possible: Arc<Mutex<BTreeMap<(u32, u64), BTreeSet<Vec<u8>>>>>,
+    possible: Arc<Mutex<Possible>>,
 }
 
 impl History {
