@@ -59,7 +59,14 @@ impl Index {
         names.sort_unstable();
         let mut files: Vec<IndexFile> = Vec::with_capacity(names.len());
         for name in names {
-            files.push(IndexFile::open(medium, &dir.join(name), shape, None)?);
+            let path = dir.join(name);
+            let fail = |operation| move |error| StoreError::io(operation, dir, error);
+            if medium.meta(&path).map_err(fail("stat"))?.len == 0 {
+                // Made in front of a crash, or emptied: as good as missing, and recovery counts it so.
+                medium.remove_file(&path).map_err(fail("remove"))?;
+                continue;
+            }
+            files.push(IndexFile::open(medium, &path, shape, None)?);
         }
         Ok(Self {
             dir: dir.to_owned(),

@@ -14,7 +14,8 @@ use crate::medium::{Medium, read_file, replace_file};
 
 const VERSION: u32 = 1;
 /// A million queues take some 60 MB.
-const FILE_BYTES_MAX: u64 = 1 << 30;
+const BYTES_MAX: usize = 1 << 30;
+const FILE_BYTES_MAX: u64 = BYTES_MAX as u64;
 
 /// The state at a clean stop.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -77,8 +78,11 @@ impl Snapshot {
         if crc32fast::hash(content).to_be_bytes() != *sum {
             return None;
         }
-        let (snapshot, _) =
-            bincode::decode_from_slice::<Self, _>(content, bincode::config::standard()).ok()?;
+        let (snapshot, _) = bincode::decode_from_slice::<Self, _>(
+            content,
+            bincode::config::standard().with_limit::<BYTES_MAX>(),
+        )
+        .ok()?;
         (snapshot.version == VERSION).then_some(snapshot)
     }
 

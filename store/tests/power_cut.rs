@@ -38,16 +38,19 @@ const QUEUES: u32 = 3;
 /// How often an image of an image lives on.
 const GENERATIONS: u32 = 3;
 
-/// (queue, number) -> body.
-type Messages = BTreeMap<(u32, u64), Vec<u8>>;
+/// A queue, and a number in it.
+type Place = (u32, u64);
+type Messages = BTreeMap<Place, Vec<u8>>;
+/// The bodies that may be found in each place.
+type Possible = BTreeMap<Place, BTreeSet<Vec<u8>>>;
 
 /// What is true of a store whatever happens to it.
 #[derive(Debug, Clone, Default)]
 struct History {
     /// In the order in which they were promised.
-    promised: Arc<Mutex<Vec<((u32, u64), Vec<u8>)>>>,
+    promised: Arc<Mutex<Vec<(Place, Vec<u8>)>>>,
     /// What may be found: it was there at the last opening, or was sent since.
-    possible: Arc<Mutex<BTreeMap<(u32, u64), BTreeSet<Vec<u8>>>>>,
+    possible: Arc<Mutex<Possible>>,
 }
 
 impl History {
@@ -207,7 +210,9 @@ fn append_some(store: &Store, kind: Kind, random: &mut Random, history: &History
 /// Everything promised is there, and nothing that cannot be.
 fn check(store: &Store, kind: Kind, history: &History, what: &str) -> Messages {
     let found = contents(store);
-    for (place, body) in history.promised.lock().unwrap().iter() {
+    // Copied: the store is not asked under a lock that its own threads ask for when the power is cut.
+    let promised = history.promised.lock().unwrap().clone();
+    for (place, body) in &promised {
         let (queue, number) = *place;
         let min = store.min_offset("T", QueueId::new(queue)).number();
         if kind.expires && number < min {
@@ -241,7 +246,7 @@ fn live(
     random: &mut Random,
     tally: &mut Tally,
     what: &str,
-) -> Vec<(History, Captured)> {
+) -> (String, Vec<(History, Captured)>) {
     let medium = Arc::new(FaultyMedium::new(base));
     // Many of the calls of an opening, fewer of those that follow.
     let cuts: HashSet<u64> = (0..26)
@@ -268,11 +273,22 @@ fn live(
     tally.opened(&opened);
     let what = format!("{what}, opened as {opened:?}");
     let found = check(&store, kind, history, &what);
-    let history = history.found(&found);
+    let mut history = history.found(&found);
     *current.lock().unwrap() = history.clone();
+    let mut store = store;
     for _ in 0..random.below(40) {
         let waits = random.below(4) > 0;
         append_some(&store, kind, random, &history, waits);
+        if random.below(40) == 0 {
+            // The process is killed: what it wrote is there, and on the device or not.
+            drop(store);
+            let clock = Arc::new(FastClock::default());
+            (store, _) = Store::open(config(base, kind, medium.clone()), clock, Arc::new(()))
+                .unwrap_or_else(|error| panic!("{what}: killed, {error}"));
+            let found = check(&store, kind, &history, &format!("{what}, killed"));
+            history = history.found(&found);
+            *current.lock().unwrap() = history.clone();
+        }
     }
     if random.below(2) == 0 {
         store.close().unwrap();
@@ -280,14 +296,15 @@ fn live(
     }
     drop(store);
     let histories = std::mem::take(&mut *histories.lock().unwrap());
-    medium
+    let moments = medium
         .captured()
         .into_iter()
         .map(|(seen, captured)| {
             let (history, promises) = &histories[usize::try_from(seen).unwrap()];
             (history.until(*promises), captured)
         })
-        .collect()
+        .collect();
+    (what, moments)
 }
 
 fn assert_verified(base: &Path, what: &str) {
@@ -325,7 +342,7 @@ fn run(seed: u64, images: u64, tally: &mut Tally) {
     let mut history = History::default();
     for generation in 0..GENERATIONS {
         let what = format!("seed {seed}, {kind:?}, generation {generation}");
-        let moments = live(base.path(), kind, &history, &mut random, tally, &what);
+        let (what, moments) = live(base.path(), kind, &history, &mut random, tally, &what);
         for (number, (history, captured)) in moments.iter().enumerate() {
             for draw in 0..2 {
                 if tally.images >= images {

@@ -32,6 +32,7 @@ pub(super) fn derive_again(
     let files_missing = parts.checkpoint.mark.is_some_and(|mark| {
         queues_on_disk < mark.queues || (parts.index.is_some() && index_files < mark.index_files)
     });
+    let files_missing = files_missing || has_odd_files(parts);
     let index_missing = parts.index.is_some() && index_files == 0;
     if from > start && (files_missing || index_missing) {
         report.rebuilt = true;
@@ -66,6 +67,15 @@ pub(super) fn derive_again(
         index.write_waiting()?;
     }
     Ok(())
+}
+
+/// Whether the last file of a queue does not have its length: entries are missing that only the log can tell.
+fn has_odd_files(parts: &Parts) -> bool {
+    parts.queues.all().iter().any(|queue| {
+        let (first, behind) = queue.lock().log.files();
+        let files = parts.queues.files(queue.kind);
+        first < behind && !files.has_file(&queue.name, behind - 1)
+    })
 }
 
 /// Whether the record at an offset has a key with this hash. What retention took is believed.
