@@ -73,9 +73,8 @@ async fn send_all(producer: Arc<Producer>, key: u16, first: u32, ledger: Arc<Led
         let stamp = Stamp { key, number };
         ledger.sending(stamp);
         let message = Message::new(TOPIC, body::write(stamp)).with_key(&name);
-        let sent = match producer.send_by(message, &ByHash::of(&name)).await {
-            Ok(sent) => sent,
-            Err(_) => return,
+        let Ok(sent) = producer.send_by(message, &ByHash::of(&name)).await else {
+            return;
         };
         if sent.status != SendStatus::Ok {
             return ledger.fault(&format!("{stamp:?} is answered by {:?}", sent.status));
