@@ -16,7 +16,12 @@ interop *names:
 # kill -9 under load, again and again
 crash rounds="20":
     .ci/run release
-    MQLOAD="${CARGO_TARGET_DIR:-target}/load/release/mqload" .ci/crash {{rounds}}
+    .ci/crash {{rounds}}
+
+# A store to the original and back, with the same answers everywhere
+give-back:
+    .ci/run release
+    tests/interop/give-back/run
 
 # Licences and duplicates as cargo-deny sees them (tests/dependencies.rs checks the same lists without it)
 deny:
