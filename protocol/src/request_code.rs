@@ -202,4 +202,5 @@ request_codes! {
     ExplainRetention = 900_001, "EXPLAIN_RETENTION";
     ListTransactions = 900_003, "LIST_TRANSACTIONS";
     ResolveTransaction = 900_004, "RESOLVE_TRANSACTION";
+    UndoResetOffset = 900_005, "UNDO_RESET_OFFSET";
 }
