@@ -4,12 +4,15 @@
 mod bad_input;
 mod bad_start;
 mod crash;
+mod dead_letters;
 mod full_disk;
 mod mqadmin;
 mod orderly;
 mod produce_consume;
 mod raw;
 mod readme;
+mod reset;
 mod retry;
 mod servers;
 mod stored;
+mod story;
