@@ -290,7 +290,7 @@ impl SubCommand {
         };
         let required = self.options.iter().filter(|option| match option.need {
             Need::Required => true,
-            Need::RequiredUnless(others) => !others.iter().any(|long| is_given(long)),
+            Need::RequiredUnless(others) => !others.iter().any(&is_given),
             Need::Optional | Need::OneOf => false,
         });
         missing.extend(required.filter(|option| !given(option)).map(Opt::key));
