@@ -29,6 +29,8 @@ pub(crate) struct Opt {
 pub(crate) enum Need {
     Optional,
     Required,
+    /// Required, as in the original, unless one of these options of ours is given.
+    RequiredUnless(&'static [&'static str]),
     /// Exactly one of the options that are marked so.
     OneOf,
 }
@@ -80,6 +82,11 @@ pub(crate) const fn long_flag(long: &'static str, help: &'static str) -> Opt {
 impl Opt {
     pub(crate) const fn required(mut self) -> Self {
         self.need = Need::Required;
+        self
+    }
+
+    pub(crate) const fn required_unless(mut self, others: &'static [&'static str]) -> Self {
+        self.need = Need::RequiredUnless(others);
         self
     }
 
@@ -278,10 +285,14 @@ impl SubCommand {
             }
             [] | [_] => {}
         }
-        let required = self
-            .options
-            .iter()
-            .filter(|option| option.need == Need::Required);
+        let is_given = |long: &&str| {
+            matches.value_source(long) == Some(clap::parser::ValueSource::CommandLine)
+        };
+        let required = self.options.iter().filter(|option| match option.need {
+            Need::Required => true,
+            Need::RequiredUnless(others) => !others.iter().any(&is_given),
+            Need::Optional | Need::OneOf => false,
+        });
         missing.extend(required.filter(|option| !given(option)).map(Opt::key));
         match missing.as_slice() {
             [] => Ok(()),
@@ -319,7 +330,7 @@ impl SubCommand {
         let mut choice_written = false;
         for option in options {
             match option.need {
-                Need::Required => write!(line, " {}", option.usage()),
+                Need::Required | Need::RequiredUnless(_) => write!(line, " {}", option.usage()),
                 Need::Optional => write!(line, " [{}]", option.usage()),
                 Need::OneOf if choice_written => Ok(()),
                 Need::OneOf => {

@@ -5,6 +5,7 @@ use crate::command::SubCommand;
 pub(crate) mod broker;
 pub(crate) mod cluster;
 pub(crate) mod connection;
+pub(crate) mod dlq;
 pub(crate) mod export;
 pub(crate) mod group;
 pub(crate) mod kv;
@@ -20,9 +21,11 @@ pub(crate) mod retention;
 pub(crate) mod send;
 pub(crate) mod stats;
 pub(crate) mod store;
+pub(crate) mod story;
 pub(crate) mod topic;
 pub(crate) mod trace;
 pub(crate) mod transactions;
+pub(crate) mod undo_reset;
 
 /// The table. Lists and look-ups come from here and nowhere else.
 const ALL: &[&SubCommand] = &[
@@ -85,6 +88,10 @@ const ALL: &[&SubCommand] = &[
     &transactions::RESUME,
     &transactions::RESOLVE,
     &lag::LAG_EXPLAIN,
+    &dlq::LIST,
+    &dlq::SHOW,
+    &dlq::REDRIVE,
+    &story::MESSAGE_STORY,
 ];
 
 /// Commands of the original that we do not have, and why or what to do instead.

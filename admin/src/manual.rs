@@ -24,7 +24,9 @@ What is different, and better:
 | start | a JVM, about a second | a few milliseconds |
 | `consumerProgress` | one group after the other, in no order | all at once, largest lag first |
 | `consumerStatus` | writes a file per client | `-i CLIENT` shows it, `--json` has all |
-| `resetOffsetByTime` | at once | `--dry-run` first shows offsets, numbers of messages and the first message of each queue |
+| `resetOffsetByTime` | at once, for good | `--dry-run` first shows offsets, numbers of messages and the first message of each queue; `--undo` takes it back |
+| dead letters | read with a consumer | `dlq list`, `dlq show`, `dlq redrive` |
+| a message's life | trace topic | `messageStory`, from the log and the offsets |
 
 Servers: `-n HOST:PORT[;HOST:PORT…]`, else the environment's `NAMESRV_ADDR`, else `127.0.0.1:9876`.
 
@@ -76,11 +78,15 @@ fn names(option: &Opt) -> String {
     }
 }
 
-fn need(option: &Opt) -> &'static str {
+fn need(option: &Opt) -> String {
     match option.need {
-        Need::Optional => "",
-        Need::Required => "**required**; ",
-        Need::OneOf => "**one of these**; ",
+        Need::Optional => String::new(),
+        Need::Required => "**required**; ".to_owned(),
+        Need::RequiredUnless(others) => {
+            let others: Vec<String> = others.iter().map(|long| format!("`--{long}`")).collect();
+            format!("**required** without {}; ", others.join(" or "))
+        }
+        Need::OneOf => "**one of these**; ".to_owned(),
     }
 }
 

@@ -38,6 +38,7 @@ use crate::order_locks::OrderLocks;
 use crate::pool::Pool;
 use crate::pull;
 use crate::registration::Registration;
+use crate::reset_history::ResetHistory;
 use crate::sessions::Sessions;
 use crate::snapshot_files::{Saver, SnapshotError};
 use crate::stats::Stats;
@@ -105,6 +106,7 @@ pub struct Broker {
     pub(crate) groups: Groups,
     pub(crate) sessions: Sessions,
     pub(crate) offsets: Offsets,
+    pub(crate) reset_history: ResetHistory,
     pub(crate) order_locks: OrderLocks,
     pub(crate) hold: Arc<Hold>,
     pub(crate) delay: Arc<Delay>,

@@ -24,6 +24,7 @@ mod query;
 mod registration;
 mod request_reply;
 mod requests;
+mod reset_history;
 mod retry;
 mod send;
 pub mod sessions;

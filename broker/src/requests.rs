@@ -220,6 +220,7 @@ fn operators(code: RequestCode) -> Option<RefusableClerk> {
         RequestCode::GetBrokerConsumeStats => consume_stats::of_broker,
         RequestCode::QueryConsumeTimeSpan => consume_stats::time_span,
         RequestCode::InvokeBrokerToResetOffset => admin::reset::reset,
+        RequestCode::UndoResetOffset => admin::reset::undo,
         RequestCode::CloneGroupOffset => offset::clone_group,
         RequestCode::QueryCorrectionOffset => offset::correction,
         RequestCode::GetAllConsumerOffset => offset::all,

@@ -150,6 +150,16 @@ names! {
     TRANSIENT_GROUP_SYS_FLAG = "__RMQ.TRANSIENT.GROUP_SYS_FLAG";
 }
 
+/// Ours, on dead letters: why there is no further try, `MAX_RECONSUME_TIMES` or `GIVEN_UP`. An ordinary property to other brokers
+/// and clients, and so not among [`RESERVED`].
+pub const DEATH_REASON: &str = "DEATH_REASON";
+/// Ours, on dead letters: the id of the consumer that failed last.
+pub const DEATH_CONSUMER: &str = "DEATH_CONSUMER";
+/// Ours, on dead letters: what that consumer said about its failure, where it said something.
+pub const DEATH_CAUSE: &str = "DEATH_CAUSE";
+/// Ours, on messages sent again by `mqadmin dlq redrive`: the offset id of the dead letter.
+pub const REDRIVEN_FROM: &str = "REDRIVEN_FROM";
+
 /// An encoded property string, read in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Properties<'a> {

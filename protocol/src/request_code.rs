@@ -203,4 +203,5 @@ request_codes! {
     ExplainLag = 900_002, "EXPLAIN_LAG";
     ListTransactions = 900_003, "LIST_TRANSACTIONS";
     ResolveTransaction = 900_004, "RESOLVE_TRANSACTION";
+    UndoResetOffset = 900_005, "UNDO_RESET_OFFSET";
 }

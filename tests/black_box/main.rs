@@ -4,6 +4,7 @@
 mod bad_input;
 mod bad_start;
 mod crash;
+mod dead_letters;
 mod full_disk;
 mod mqadmin;
 mod orderly;
@@ -11,6 +12,8 @@ mod produce_consume;
 mod raw;
 mod readme;
 mod retention;
+mod reset;
 mod retry;
 mod servers;
 mod stored;
+mod story;

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use crate::servers::Servers;
 
-const UPDATE_CONSUMER_OFFSET: i32 = 15;
-const HEART_BEAT: i32 = 34;
+pub(crate) const UPDATE_CONSUMER_OFFSET: i32 = 15;
+pub(crate) const HEART_BEAT: i32 = 34;
 
-fn admin(servers: &Servers, arguments: &[&str]) -> Output {
+pub(crate) fn admin(servers: &Servers, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_agena"))
         .arg("admin")
         .args(arguments)
@@ -21,7 +21,7 @@ fn admin(servers: &Servers, arguments: &[&str]) -> Output {
 }
 
 /// What a command prints.
-fn text(servers: &Servers, arguments: &[&str]) -> String {
+pub(crate) fn text(servers: &Servers, arguments: &[&str]) -> String {
     let output = admin(servers, arguments);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {errors}");
@@ -29,19 +29,19 @@ fn text(servers: &Servers, arguments: &[&str]) -> String {
 }
 
 /// The documents a command prints with `--json`.
-fn documents(servers: &Servers, arguments: &[&str]) -> Vec<Value> {
+pub(crate) fn documents(servers: &Servers, arguments: &[&str]) -> Vec<Value> {
     let arguments: Vec<&str> = arguments.iter().copied().chain(["--json"]).collect();
     let printed = text(servers, &arguments);
     let parse = |line: &str| serde_json::from_str(line).expect("a document a line");
     printed.lines().map(parse).collect()
 }
 
-fn document(servers: &Servers, arguments: &[&str]) -> Value {
+pub(crate) fn document(servers: &Servers, arguments: &[&str]) -> Value {
     documents(servers, arguments).swap_remove(0)
 }
 
 /// The line that says why a command failed.
-fn failure(servers: &Servers, arguments: &[&str]) -> String {
+pub(crate) fn failure(servers: &Servers, arguments: &[&str]) -> String {
     let output = admin(servers, arguments);
     assert_eq!(output.status.code(), Some(2), "{arguments:?}");
     let errors = String::from_utf8(output.stderr).expect("text");
@@ -50,7 +50,7 @@ fn failure(servers: &Servers, arguments: &[&str]) -> String {
 }
 
 /// Servers with a topic of one queue and three messages in it.
-fn with_orders() -> Servers {
+pub(crate) fn with_orders() -> Servers {
     let servers = Servers::start();
     text(
         &servers,
@@ -193,7 +193,7 @@ fn queues_print_what_is_in_them_filtered_by_tag() {
 }
 
 /// The body of a heartbeat of one consumer.
-fn heartbeat(group: &str) -> Vec<u8> {
+pub(crate) fn heartbeat(group: &str) -> Vec<u8> {
     let everything = |topic: &str| {
         json!({"classFilterMode": false, "topic": topic, "subString": "*", "tagsSet": [], "codeSet": [],
             "subVersion": 1, "expressionType": "TAG"})

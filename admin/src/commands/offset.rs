@@ -12,7 +12,7 @@ use agena_protocol::response_code::ResponseCode;
 use serde::Serialize;
 
 use crate::call::Call;
-use crate::command::{SubCommand, example, long_flag, value};
+use crate::command::{SubCommand, example, long_flag, long_value, value};
 use crate::failure::Failure;
 use crate::pull::{Bound, Queue, TOOLS_GROUP, offset, pull, readable_queues};
 use crate::remote::body;
@@ -20,6 +20,7 @@ use crate::table::{Table, left};
 use crate::time_text;
 
 use super::cluster::now_millis;
+use super::{query, undo_reset};
 
 pub(crate) const RESET_OFFSET_BY_TIME: SubCommand = SubCommand {
     name: "resetOffsetByTime",
@@ -32,7 +33,7 @@ pub(crate) const RESET_OFFSET_BY_TIME: SubCommand = SubCommand {
             "timestamp",
             "set the timestamp[now|currentTimeMillis|yyyy-MM-dd#HH:mm:ss:SSS]",
         )
-        .required(),
+        .required_unless(&["undo", "message"]),
         value(
             'f',
             "force",
@@ -54,6 +55,14 @@ pub(crate) const RESET_OFFSET_BY_TIME: SubCommand = SubCommand {
             "dry-run",
             "Change nothing: show per queue the offset now, the new one and the first message there",
         ),
+        long_flag(
+            "undo",
+            "Back to where the group was before its last reset; again for the one before that",
+        ),
+        long_value(
+            "message",
+            "The queue of the message with this id goes on at it; other queues stay",
+        ),
     ],
     examples: &[
         example(
@@ -72,8 +81,16 @@ pub(crate) const RESET_OFFSET_BY_TIME: SubCommand = SubCommand {
             "-g Billing -t Orders -s -1 -b 127.0.0.1:10911 -q 0 -o 42",
             "one queue, to an offset",
         ),
+        example(
+            "-g Billing -t Orders --message 7F0000010000653700000000000002A7",
+            "one queue, to a message, by either of its ids",
+        ),
+        example(
+            "-g Billing -t Orders --undo",
+            "takes the last reset back; with --dry-run shows what that would do",
+        ),
     ],
-    json: r#"{"group","topic","timestamp","queues":[{"brokerName","queueId","offset"}]}; with --dry-run {...,"queues":[{"brokerName","queueId","consumerOffset","offset","messages","firstMessage"}]}"#,
+    json: r#"{"group","topic","timestamp","queues":[{"brokerName","queueId","offset"}]}; with --dry-run {...,"queues":[{"brokerName","queueId","consumerOffset","offset","messages","firstMessage"}]}; with --undo {"group","topic","dryRun","brokers":[{"address","resetTimestamp","resetsLeft","queues":[{"brokerName","queueId","consumerOffset","offset"}]}]}"#,
     run: reset_offset_by_time,
 };
 
@@ -160,6 +177,12 @@ fn reset_offset_by_time(call: &mut Call) -> Result<(), Failure> {
         options.required("group")?.to_owned(),
         options.required("topic")?.to_owned(),
     );
+    if options.is_set("undo") {
+        return undo_reset::undo(call, group, topic);
+    }
+    if let Some(id) = options.get("message").map(str::to_owned) {
+        return reset_to_message(call, group, topic, &id);
+    }
     let text = options.required("timestamp")?.to_owned();
     let timestamp = if text.eq_ignore_ascii_case("now") {
         now_millis()
@@ -213,6 +236,45 @@ fn reset_offset_by_time(call: &mut Call) -> Result<(), Failure> {
         group,
         topic,
         timestamp,
+        queues,
+    })
+}
+
+/// The message's queue goes on at the message.
+fn reset_to_message(
+    call: &mut Call,
+    group: String,
+    topic: String,
+    id: &str,
+) -> Result<(), Failure> {
+    let message = query::find(call, &topic, id)?;
+    if message.topic != topic {
+        return Err(Failure::Input(format!(
+            "message {id} is in topic {}, not in {topic}",
+            message.topic
+        )));
+    }
+    let target = Target {
+        timestamp: -1,
+        queue_id: Some(message.queue_id),
+        offset: Some(message.queue_offset),
+    };
+    let mut places = places(call, &topic, None)?;
+    places.retain(|queue| queue.broker_name == message.broker_name);
+    if places.is_empty() {
+        return Err(Failure::Absent(format!(
+            "topic {topic} has no queue that can be read on broker {}",
+            message.broker_name
+        )));
+    }
+    if call.options.is_set("dry-run") {
+        return dry_run(call, group, topic, target, &places);
+    }
+    let queues = reset(call, &group, &topic, target, &places)?;
+    call.out.show(&Reset {
+        group,
+        topic,
+        timestamp: target.timestamp,
         queues,
     })
 }

@@ -272,7 +272,7 @@ fn consumer_choice(call: &Call) -> Result<Option<(String, String)>, Failure> {
 }
 
 /// An id is the broker's, which names its place, or the client's, which the index knows.
-fn find(call: &Call, topic: &str, id: &str) -> Result<Message, Failure> {
+pub(super) fn find(call: &Call, topic: &str, id: &str) -> Result<Message, Failure> {
     let place = OffsetId::parse(id);
     if let Some(place) = &place {
         match view(call, topic, place) {
@@ -292,7 +292,7 @@ fn find(call: &Call, topic: &str, id: &str) -> Result<Message, Failure> {
 }
 
 /// The message at a place in a broker's log.
-fn view(call: &Call, topic: &str, place: &OffsetId) -> Result<Message, Failure> {
+pub(super) fn view(call: &Call, topic: &str, place: &OffsetId) -> Result<Message, Failure> {
     let address = place.store_host.to_string();
     let step = format!("asking for the message at {}", place.offset.wire());
     let request = Command::request(RequestCode::ViewMessageById)
@@ -331,7 +331,12 @@ struct KeyQuery<'a> {
     end: i64,
 }
 
-fn by_key(call: &Call, topic: &str, key: &str, unique: bool) -> Result<Vec<Message>, Failure> {
+pub(super) fn by_key(
+    call: &Call,
+    topic: &str,
+    key: &str,
+    unique: bool,
+) -> Result<Vec<Message>, Failure> {
     search(
         call,
         &KeyQuery {

@@ -1,15 +1,18 @@
-//! Where a group goes on: request 222, in both of its forms.
+//! Where a group goes on: request 222, in both of its forms, and 900005, which takes the last reset back.
 //!
-//! The broker notes where each queue is to go on and tells consumers with their next pull (the default, which needs nobody online), or
-//! it computes offsets and pushes them to the clients (`useServerSideResetOffset=false`). Source: spec/semantics.md §4.13.
+//! The broker notes where each queue is to go on and tells consumers with their next pull (the default, which needs nobody online and
+//! serves every kind of client), or it computes offsets and pushes them to the clients (`useServerSideResetOffset=false`). Either way
+//! the former offsets are on the device first. Source: spec/semantics.md §4.13.
 
 use std::sync::Arc;
 
-use agena_protocol::bodies::offsets::{ResetOffsetBody, ResetOffsetBodyForC};
+use agena_protocol::bodies::offsets::{
+    ResetOffsetBody, ResetOffsetBodyForC, UndoneQueue, UndoneReset,
+};
 use agena_protocol::command::Command;
 use agena_protocol::fastjson::{self, KeyStyle};
 use agena_protocol::headers::admin::{
-    InvokeBrokerToResetOffsetRequest, ResetConsumerClientOffsetRequest,
+    InvokeBrokerToResetOffsetRequest, ResetConsumerClientOffsetRequest, UndoResetOffsetRequest,
 };
 use agena_protocol::offset::QueueOffset;
 use agena_protocol::queue::{QueueId, QueueMap};
@@ -23,6 +26,7 @@ use super::{Answer, system_error, with_json};
 use crate::broker::Broker;
 use crate::pull;
 use crate::send::Refused;
+use crate::sessions::GroupView;
 
 /// The language number of C++ clients, which read a list instead of a map.
 const CPP: u8 = 1;
@@ -47,17 +51,8 @@ pub(crate) fn reset(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command
 
 fn reset_here(broker: &Arc<Broker>, header: &Header<'_>) -> Answer {
     let (topic, group) = (header.topic, header.group);
-    let config = broker.topics.get(topic).ok_or_else(|| {
-        let remark = format!("Topic {topic} does not exist");
-        Refused::new(ResponseCode::TopicNotExist, remark)
-    })?;
-    if broker.groups.get(group).is_none() {
-        let remark = format!("Group {group} does not exist");
-        return Err(Refused::new(
-            ResponseCode::SubscriptionGroupNotExist,
-            remark,
-        ));
-    }
+    let config = broker.topics.get(topic).ok_or_else(|| no_topic(topic))?;
+    check_group(broker, group)?;
     let mut targets: Vec<(QueueId, QueueOffset)> = Vec::new();
     match header.queue_id.and_then(QueueId::from_wire) {
         Some(queue) => targets.push((queue, target_of_queue(broker, header, queue)?)),
@@ -66,17 +61,134 @@ fn reset_here(broker: &Arc<Broker>, header: &Header<'_>) -> Answer {
             targets.extend(all.map(|queue| (queue, offset_at(broker, header, queue))));
         }
     }
-    let mut table: QueueMap<i64> = QueueMap::new();
+    remember(
+        broker,
+        group,
+        topic,
+        targets.iter().map(|(queue, _)| *queue),
+    )?;
+    move_here(broker, group, topic, &targets);
+    let table = targets.into_iter();
+    Ok(with_json(&ResetOffsetBody {
+        offset_table: table
+            .map(|(queue, offset)| (queue_of(broker, topic, queue), offset.wire()))
+            .collect(),
+    }))
+}
+
+fn no_topic(topic: &str) -> Refused {
+    let remark = format!("Topic {topic} does not exist");
+    Refused::new(ResponseCode::TopicNotExist, remark)
+}
+
+fn check_group(broker: &Broker, group: &str) -> Result<(), Refused> {
+    if broker.groups.get(group).is_some() {
+        return Ok(());
+    }
+    let remark = format!("Group {group} does not exist");
+    Err(Refused::new(
+        ResponseCode::SubscriptionGroupNotExist,
+        remark,
+    ))
+}
+
+/// Keeps where the group stands, so that the move which follows can be taken back. A reset whose former offsets cannot be kept is
+/// refused: the same disk would have to keep the new ones.
+fn remember(
+    broker: &Broker,
+    group: &str,
+    topic: &str,
+    moved: impl Iterator<Item = QueueId>,
+) -> Result<(), Refused> {
+    let former = moved.map(|queue| (queue, broker.offsets.query(group, topic, queue)));
+    let now_ms = broker.clock.now_ms();
+    let kept = broker.reset_history.remember(group, topic, now_ms, former);
+    kept.map_err(|fault| {
+        tracing::error!(group, topic, %fault, "no reset: the former offsets cannot be kept");
+        system_error(format!("the former offsets cannot be kept: {fault}"))
+    })
+}
+
+/// Sends the group to these offsets, with its next pull.
+fn move_here(broker: &Arc<Broker>, group: &str, topic: &str, targets: &[(QueueId, QueueOffset)]) {
     for (queue, offset) in targets {
-        broker.offsets.reset(group, topic, queue, offset);
+        broker.offsets.reset(group, topic, *queue, *offset);
         // A pull that is held would learn of it only after its time.
-        broker.hold.wake_queue(topic, queue);
-        table.insert(queue_of(broker, topic, queue), offset.wire());
+        broker.hold.wake_queue(topic, *queue);
+    }
+    // An answer means that a crash does not bring the former offsets back.
+    if let Err(fault) = broker.offsets.write_journal() {
+        tracing::error!(group, topic, %fault, "a reset is in memory and comes with the next snapshot");
     }
     pull::answer_ready(broker);
-    Ok(with_json(&ResetOffsetBody {
-        offset_table: table,
+}
+
+/// Request 900005.
+pub(crate) fn undo(broker: &Arc<Broker>, _: &Arc<Connection>, request: &Command) -> Answer {
+    let header: UndoResetOffsetRequest<'_> = request.header()?;
+    let (topic, group) = (header.topic, header.group);
+    broker.topics.get(topic).ok_or_else(|| no_topic(topic))?;
+    check_group(broker, group)?;
+    let Some((former, resets_left)) = broker.reset_history.last(group, topic) else {
+        return Ok(with_json(&UndoneReset::default()));
+    };
+    let mut targets = Vec::new();
+    let mut done = Vec::new();
+    for (queue, offset) in former.queues() {
+        // What was deleted meanwhile is not consumed again, and nothing is beyond the end.
+        let min = broker.store.min_offset(topic, queue);
+        let max = broker.store.max_offset(topic, queue).max(min);
+        let back = offset.map(|offset| offset.clamp(min, max));
+        let now = broker.offsets.query(group, topic, queue);
+        targets.extend(back.map(|back| (queue, back)));
+        done.push(UndoneQueue {
+            broker_name: broker.identity.name.clone(),
+            queue_id: queue.wire(),
+            consumer_offset: now.map_or(-1, QueueOffset::wire),
+            offset: back.map_or(-1, QueueOffset::wire),
+        });
+    }
+    if header.dry_run != Some(true) {
+        tracing::info!(
+            group,
+            topic,
+            reset_ms = former.at_ms,
+            "a reset is taken back"
+        );
+        take_back(broker, group, topic, &targets, request.language == CPP);
+        // Should the process end in between, the reset is taken back once more, to the same offsets.
+        let forgotten = broker.reset_history.forget(former.number);
+        forgotten.map_err(|fault| system_error(format!("the reset is not forgotten: {fault}")))?;
+    }
+    Ok(with_json(&UndoneReset {
+        reset_timestamp: former.at_ms,
+        resets_left,
+        queues: done,
     }))
+}
+
+fn take_back(
+    broker: &Arc<Broker>,
+    group: &str,
+    topic: &str,
+    targets: &[(QueueId, QueueOffset)],
+    for_c: bool,
+) {
+    if broker.config.get().use_server_side_reset_offset {
+        return move_here(broker, group, topic, targets);
+    }
+    for (queue, offset) in targets {
+        broker.offsets.commit(group, topic, *queue, *offset);
+    }
+    if let Some(online) = broker.sessions.consumer_group(group) {
+        let table = targets.iter();
+        let body = ResetOffsetBody {
+            offset_table: table
+                .map(|(queue, offset)| (queue_of(broker, topic, *queue), offset.wire()))
+                .collect(),
+        };
+        tell(&online, group, topic, broker.clock.now_ms(), &body, for_c);
+    }
 }
 
 fn target_of_queue(
@@ -118,6 +230,7 @@ fn push_to_clients(broker: &Broker, header: &Header<'_>, for_c: bool) -> Answer 
         system_error(remark)
     })?;
     let mut table: QueueMap<i64> = QueueMap::new();
+    let mut moved = Vec::new();
     for queue in queues(config.write_queue_nums) {
         let committed = broker.offsets.query(group, topic, queue);
         let committed = committed
@@ -128,6 +241,7 @@ fn push_to_clients(broker: &Broker, header: &Header<'_>, for_c: bool) -> Answer 
         } else {
             wanted.min(committed)
         };
+        moved.push(queue);
         table.insert(queue_of(broker, topic, queue), goes_on.wire());
     }
     let online = broker.sessions.consumer_group(group).ok_or_else(|| {
@@ -137,20 +251,34 @@ fn push_to_clients(broker: &Broker, header: &Header<'_>, for_c: bool) -> Answer 
         );
         Refused::new(ResponseCode::ConsumerNotOnline, remark)
     })?;
+    remember(broker, group, topic, moved.into_iter())?;
     let body = ResetOffsetBody {
         offset_table: table,
     };
+    tell(&online, group, topic, header.timestamp, &body, for_c);
+    Ok(with_json(&body))
+}
+
+/// Pushes offsets to every member.
+fn tell(
+    online: &GroupView,
+    group: &str,
+    topic: &str,
+    timestamp: i64,
+    body: &ResetOffsetBody,
+    for_c: bool,
+) {
     let text = if for_c {
-        fastjson::to_vec(&ResetOffsetBodyForC::from(&body), KeyStyle::Bare)
+        fastjson::to_vec(&ResetOffsetBodyForC::from(body), KeyStyle::Bare)
     } else {
-        fastjson::to_vec(&body, KeyStyle::Bare)
+        fastjson::to_vec(body, KeyStyle::Bare)
     };
     let notice = Command::request(RequestCode::ResetConsumerClientOffset)
         .with_header(&ResetConsumerClientOffsetRequest {
             topic,
             group,
             queue_id: Some(-1),
-            timestamp: Some(header.timestamp),
+            timestamp: Some(timestamp),
             is_force: Some(false),
         })
         .with_body(text)
@@ -160,5 +288,4 @@ fn push_to_clients(broker: &Broker, header: &Header<'_>, for_c: bool) -> Answer 
             tracing::warn!(client = %member.client.id, %fault, "not told of a reset");
         }
     }
-    Ok(with_json(&body))
 }

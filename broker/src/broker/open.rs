@@ -36,6 +36,7 @@ use crate::pool::Pool;
 use crate::pull;
 use crate::registration::Registration;
 use crate::requests::Requests;
+use crate::reset_history::ResetHistory;
 use crate::sessions::Sessions;
 use crate::snapshot_files::{Saver, SnapshotFile};
 use crate::stats::Stats;
@@ -211,6 +212,7 @@ fn build(
         groups: Groups::open(auto_create, &config_dir, &saver, clock.clone())?,
         sessions: Sessions::new(config.channel_expired_timeout, clock.clone()),
         offsets,
+        reset_history: ResetHistory::open(&config_dir)?,
         order_locks: OrderLocks::open(&config_dir, clock.clone())?,
         hold,
         delay,

@@ -10,13 +10,14 @@ use super::{Redirect, Refused};
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::dedup::{self, Identity};
-use crate::{local_time, retry, transaction};
+use crate::retry::{self, DeadLetter};
+use crate::{local_time, transaction};
 use agena_protocol::batch;
 use agena_protocol::bodies::topic_config::{TopicConfig, TopicFilterType};
 use agena_protocol::frame::Frame;
 use agena_protocol::headers::send::SendMessageRequest;
 use agena_protocol::properties as names;
-use agena_protocol::properties::{Properties, push_pair};
+use agena_protocol::properties::{PROPERTIES_BYTES_MAX, Properties, push_pair};
 use agena_protocol::queue::QueueId;
 use agena_protocol::request_code::RequestCode;
 use agena_protocol::response_code::ResponseCode;
@@ -127,7 +128,7 @@ pub(super) fn check<'f, 'b>(
     check_accepting(broker, config)?;
     let topic_config = find_topic(broker, config, connection, &request)?;
     let queue = choose_queue(broker, connection, &request, &topic_config)?;
-    let dead_letter = redirect_retry(broker, frame, &request)?;
+    let dead_letter = redirect_retry(broker, connection, frame, &request)?;
     if frame.body.is_empty() {
         return Err(Refused::new(
             ResponseCode::MessageIllegal,
@@ -257,12 +258,13 @@ fn identity<'f>(
     Identity::of(noticed.producer_id, noticed.sequence)
 }
 
-/// Check 10: a retry that has failed too often is stored under the topic that is returned.
+/// Check 10: a retry that has failed too often is stored as the dead letter that is returned.
 fn redirect_retry(
     broker: &Broker,
+    connection: &Connection,
     frame: &Frame<'_>,
     request: &SendMessageRequest<'_>,
-) -> Result<Option<String>, Refused> {
+) -> Result<Option<DeadLetter>, Refused> {
     let Some(group) = topic::group_of_retry(request.topic) else {
         return Ok(None);
     };
@@ -276,7 +278,12 @@ fn redirect_retry(
         .max_reconsume_times
         .filter(|_| frame.version >= retry::VERSION_3_4_9);
     let times = request.reconsume_times.unwrap_or(0);
-    retry::redirect_retry_send(broker, group, times, times_max)
+    let properties = Properties::new(request.properties.unwrap_or_default().as_bytes());
+    if times == 0 && properties.get(names::REDRIVEN_FROM).is_some() {
+        // An operator wants another try of a dead letter, also by a group that consumes in order and holds its queues.
+        return Ok(None);
+    }
+    retry::redirect_retry_send(broker, connection, group, times, times_max)
 }
 
 fn tag_flag(topic: &TopicConfig) -> i32 {
@@ -291,7 +298,7 @@ struct Message<'m, 'f> {
     request: &'m SendMessageRequest<'f>,
     topic_config: &'m TopicConfig,
     noticed: Noticed<'f>,
-    dead_letter: Option<String>,
+    dead_letter: Option<DeadLetter>,
 }
 
 impl<'f> Message<'_, 'f> {
@@ -312,8 +319,15 @@ impl<'f> Message<'_, 'f> {
         let mut range = properties::complete(arena, encoded, &self.noticed, made, config);
         if let Some(dead_letter) = self.dead_letter {
             push_pair(arena, names::DELAY, "-1");
+            for (name, value) in dead_letter.note.pairs() {
+                let room = PROPERTIES_BYTES_MAX.saturating_sub(arena.len() - range.start);
+                // Two separators. A message nearly full of properties is stored without the note.
+                if name.len() + value.len() + 2 <= room {
+                    push_pair(arena, name, value);
+                }
+            }
             range.end = arena.len();
-            accepted.topic = StoredTopic::Renamed(Cow::Owned(dead_letter));
+            accepted.topic = StoredTopic::Renamed(Cow::Owned(dead_letter.topic));
             accepted.stored_queue = QueueId::new(0);
         } else if let Some(redirect) =
             self.redirect(broker, config, accepted, &arena[range.clone()])?

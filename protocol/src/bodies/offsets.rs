@@ -55,6 +55,32 @@ pub struct ResetOffsetBody {
     pub offset_table: QueueMap<i64>,
 }
 
+/// What was, or would be, done about a group's last reset; answer to 900005.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UndoneReset {
+    /// When the group was reset, ms; 0 when there is no reset to take back.
+    pub reset_timestamp: i64,
+    /// Resets before that one which can still be taken back.
+    pub resets_left: usize,
+    /// The queues that the reset had moved.
+    pub queues: Vec<UndoneQueue>,
+}
+
+/// A queue of [`UndoneReset`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UndoneQueue {
+    /// The broker.
+    pub broker_name: String,
+    /// The queue.
+    pub queue_id: i32,
+    /// Where the group stood just now.
+    pub consumer_offset: i64,
+    /// Where it goes on; -1 when it had no offset before the reset, and so stays where it is.
+    pub offset: i64,
+}
+
 /// A queue with an offset, in the form for C++ clients.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -249,3 +249,15 @@ header! {
         master_flush_offset: i64 = "masterFlushOffset",
     }
 }
+
+header! {
+    /// A group is to go back to where it was before its last reset: code 900005, which the original does not know.
+    pub struct UndoResetOffsetRequest<'e> {
+        /// The topic.
+        topic: &'e str = "topic",
+        /// The group.
+        group: &'e str = "group",
+        /// Say what would be done, and change nothing.
+        dry_run: Option<bool> = "dryRun",
+    }
+}
