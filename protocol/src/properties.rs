@@ -150,6 +150,13 @@ names! {
     TRANSIENT_GROUP_SYS_FLAG = "__RMQ.TRANSIENT.GROUP_SYS_FLAG";
 }
 
+/// Which producer numbered the message, for deduplication: 1 to 64 characters of `A-Za-z0-9_.-`. Not one of the
+/// original's names: its brokers carry it unread. See docs/once.md.
+pub const PRODUCER_ID: &str = "AGENA_PRODUCER_ID";
+
+/// The message's number, decimal, u64: ascends per producer id, gaps possible; all attempts to send it carry the same.
+pub const SEQUENCE: &str = "AGENA_SEQUENCE";
+
 /// An encoded property string, read in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Properties<'a> {

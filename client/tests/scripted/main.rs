@@ -6,5 +6,8 @@
 )]
 
 mod consuming;
+mod numbering;
+mod policies;
 mod sending;
 mod servers;
+mod spooling;
