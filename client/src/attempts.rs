@@ -168,7 +168,7 @@ impl Sender {
         let route = self.route(&prepared.topic).await?;
         let queues = route.publish_queues();
         if let Some(queue) = doubtful
-            && prepared.property(properties::SEQUENCE).is_some()
+            && prepared.numbered
             && queues.contains(queue)
         {
             return Ok(queue.clone());

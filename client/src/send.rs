@@ -87,6 +87,8 @@ pub(crate) struct Prepared {
     code: RequestCode,
     reconsume_times: i32,
     max_reconsume_times: Option<i32>,
+    /// It, or each message of the batch, has a number by which a broker can deduplicate.
+    pub(crate) numbered: bool,
 }
 
 impl Prepared {
@@ -126,7 +128,9 @@ impl Prepared {
     }
 
     pub(crate) fn from_kept(kept: Kept) -> Self {
+        let properties = properties::Properties::new(kept.properties.as_bytes());
         Self {
+            numbered: properties.get(properties::SEQUENCE).is_some(),
             topic: kept.topic,
             msg_id: kept.msg_id,
             body: kept.body.into(),
@@ -216,6 +220,7 @@ impl Sender {
         Ok(Prepared {
             msg_id,
             body,
+            numbered: message.property(properties::SEQUENCE).is_some(),
             properties: encoded_properties(&message)?,
             flag: message.flag,
             sys_flag,
@@ -260,6 +265,7 @@ impl Sender {
         self.give_id(&mut envelope);
         Ok(Prepared {
             msg_id: msg_ids.join(","),
+            numbered: self.numbering.is_some(),
             body: envelope.body.clone(),
             properties: encoded_properties(&envelope)?,
             flag: 0,

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agena_protocol::properties;
 use agena_protocol::queue::MessageQueue;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -210,7 +209,7 @@ impl Spool {
             by: By::ShardingKey,
             doubtful,
         };
-        if prepared.property(properties::SEQUENCE).is_some() && !was_doubtful {
+        if prepared.numbered && !was_doubtful {
             // Noted before it leaves: whoever goes on after the end of this process has to ask the same queue.
             match sender.next_queue(&prepared, &attempts, None, None).await {
                 Ok(queue) => attempts.doubtful = Some(queue),
