@@ -62,7 +62,7 @@ pub(crate) struct Spool {
     file: Arc<Mutex<SpoolFile>>,
     /// How many messages each topic has here, those on their way into the file included. Locked for moments.
     topics: Arc<Mutex<BTreeMap<String, usize>>>,
-    arrived: Notify,
+    arrived: Arc<Notify>,
 }
 
 /// Messages that are looked up at once.
@@ -84,7 +84,7 @@ impl Spool {
             settings,
             file: Arc::new(Mutex::new(file)),
             topics: Arc::new(Mutex::new(topics)),
-            arrived: Notify::new(),
+            arrived: Arc::new(Notify::new()),
         })
     }
 
@@ -110,16 +110,17 @@ impl Spool {
         // Counted first: whoever comes after this message goes behind it.
         *self.topics.lock().entry(topic.clone()).or_default() += 1;
         let (file, topics) = (Arc::clone(&self.file), Arc::clone(&self.topics));
+        let arrived = Arc::clone(&self.arrived);
+        // All of it there, since the caller may stop to wait.
         let taken = blocking(&self.settings, move || {
             let taken = file.lock().append(kept, doubtful.as_ref());
             if taken.is_err() {
                 count_down(&topics, &topic);
             }
+            arrived.notify_one();
             taken
         });
-        taken.await?;
-        self.arrived.notify_one();
-        Ok(())
+        taken.await.map(drop)
     }
 
     /// Sends what is here and what comes, until the producer stops.
