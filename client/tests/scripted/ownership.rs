@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agena_client::{Batch, ConsumerSettings, PushConsumer};
 use agena_protocol::bodies::heartbeat::HeartbeatData;
@@ -53,6 +53,7 @@ async fn a_queue_whose_pull_was_swallowed_is_taken_anew() {
         watchdog: Some(Duration::from_millis(100)),
         ..ConsumerSettings::default()
     };
+    let began = Instant::now();
     let seen = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&seen);
     let consumer = PushConsumer::builder("g")
@@ -67,6 +68,8 @@ async fn a_queue_whose_pull_was_swallowed_is_taken_anew() {
         .unwrap();
     eventually("its messages come", || seen.load(Ordering::SeqCst) == 3).await;
     assert!(consumer.restarted_queues() >= 1);
+    // Without the watchdog the pull itself gives up, 15 s later.
+    assert!(began.elapsed() < Duration::from_secs(12));
     consumer.shutdown().await;
 }
 
