@@ -245,7 +245,6 @@ impl Sender {
             self.check_body(message.body.len())?;
             check_properties(&message)?;
             msg_ids.push(self.give_id(&mut message));
-            self.give_number(&mut message);
             let properties = encoded_properties(&message)?;
             let inner = InnerMessage {
                 flag: message.flag,
@@ -263,6 +262,8 @@ impl Sender {
         self.check_body(body.len())?;
         let mut envelope = Message::new(topic, body).wait_until_stored(wait);
         self.give_id(&mut envelope);
+        // One number for all: they are stored together or not at all.
+        self.give_number(&mut envelope);
         Ok(Prepared {
             msg_id: msg_ids.join(","),
             numbered: self.numbering.is_some(),
