@@ -452,6 +452,13 @@ pub(crate) fn in_turn<'q>(
     second_choice.or_else(|| queues.get(turn.fetch_add(1, Ordering::Relaxed) % queues.len()))
 }
 
+/// The queue of a key, as [`ByHash`] has it.
+pub(crate) fn hashed<'q>(queues: &'q [MessageQueue], key: &str) -> Option<&'q MessageQueue> {
+    let count = i32::try_from(queues.len()).ok()?;
+    let index = java_hash(key).checked_rem(count)?.unsigned_abs();
+    queues.get(usize::try_from(index).ok()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,7 +31,8 @@ use crate::trace::ListenerEnd;
 pub enum ConsumedInOrder {
     /// All of it is done.
     Done,
-    /// All of it is to be tried again, before anything that stands behind it.
+    /// All of it is to be tried again, before anything that stands behind it: in its queue, or among those of its key if
+    /// the consumer goes by keys.
     SuspendQueue {
         /// The pause before that, 10 ms to 30 s. Default: the consumer's
         /// [`suspend`](crate::ConsumerSettings::suspend).
@@ -117,25 +118,36 @@ async fn consume(
         queue: queue.queue().clone(),
         messages,
     };
-    match run_listener(consumer, listener, &batch).await {
+    let outcome = run_listener(consumer, listener, &batch).await;
+    match outcome {
         ConsumedInOrder::Done => {
             queue.commit_taken();
             None
         }
-        ConsumedInOrder::SuspendQueue { pause } => {
+        ConsumedInOrder::SuspendQueue { .. } => {
             let again = without_dead_letters(consumer, batch.messages).await;
             if again.is_empty() {
                 queue.commit_taken();
                 return None;
             }
             queue.put_back(again);
-            let pause = pause.unwrap_or(consumer.settings.suspend);
-            Some(pause.clamp(PAUSE_MIN, PAUSE_MAX))
+            Some(pause_of(consumer, outcome))
         }
     }
 }
 
-async fn run_listener(
+/// The pause before what failed is tried again.
+pub(crate) fn pause_of(consumer: &Consumer, outcome: ConsumedInOrder) -> Duration {
+    let pause = match outcome {
+        ConsumedInOrder::Done => Some(Duration::ZERO),
+        ConsumedInOrder::SuspendQueue { pause } => pause,
+    };
+    pause
+        .unwrap_or(consumer.settings.suspend)
+        .clamp(PAUSE_MIN, PAUSE_MAX)
+}
+
+pub(crate) async fn run_listener(
     consumer: &Consumer,
     listener: &OrderlyListener,
     batch: &Batch,
@@ -158,7 +170,7 @@ async fn run_listener(
 
 /// The messages that are to be tried again. Those that failed too often are sent to the broker, which makes them dead
 /// letters; if that fails they are tried again like the others.
-async fn without_dead_letters(
+pub(crate) async fn without_dead_letters(
     consumer: &Consumer,
     failed: Vec<Arc<ReceivedMessage>>,
 ) -> Vec<Arc<ReceivedMessage>> {

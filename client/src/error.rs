@@ -2,8 +2,10 @@
 //! tells which one failed.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use agena_protocol::response_code::ResponseCode;
 use thiserror::Error;
 
 /// Why a client call failed.
@@ -148,6 +150,58 @@ pub enum ClientError {
         /// What it said.
         reason: String,
     },
+    /// A broadcast send reached some of the topic's brokers only.
+    #[error("sending to all brokers of {topic} reached {} of {}: {}", .stored.len(), .stored.len() + .failed.len(), Attempts(.failed))]
+    BroadcastIncomplete {
+        /// The topic.
+        topic: String,
+        /// What those answered that have it.
+        stored: Vec<crate::SendResult>,
+        /// Broker and cause of each of the others.
+        failed: Vec<(String, ClientError)>,
+    },
+    /// As many failed sends as allowed wait for being tried again; the cause is that of the one that found no place.
+    #[error("{waiting} failed sends wait already for another try (limit {limit}): {cause}")]
+    RetriesFull {
+        /// How many messages wait.
+        waiting: usize,
+        /// The most that may.
+        limit: usize,
+        /// Why this message could not be sent.
+        cause: Box<ClientError>,
+    },
+    /// The producer's spool has no room for the message, which was not taken.
+    #[error("the spool {} is full: {bytes} of {max} bytes, {wanted} more are wanted", .path.display())]
+    SpoolFull {
+        /// The spool's file.
+        path: PathBuf,
+        /// What it holds.
+        bytes: u64,
+        /// What this message needs.
+        wanted: u64,
+        /// What it may hold.
+        max: u64,
+    },
+    /// The spool belongs to another producer, of this process or another.
+    #[error("the spool {} is in use by another producer", .path.display())]
+    SpoolInUse {
+        /// The spool's file.
+        path: PathBuf,
+    },
+    /// The spool's file cannot be read or written. After a failed write or sync it stays so until the producer starts anew.
+    #[error("the spool {} is not usable: {reason}", .path.display())]
+    Spool {
+        /// The spool's file.
+        path: PathBuf,
+        /// What the system said, or what is damaged where.
+        reason: String,
+    },
+    /// The store of an outbox failed.
+    #[error("the outbox store failed: {reason}")]
+    Outbox {
+        /// What it said.
+        reason: String,
+    },
     /// The client was shut down.
     #[error("the client was shut down")]
     Stopped,
@@ -161,6 +215,37 @@ impl ClientError {
             Self::Broker(error) => Some(error.code),
             Self::SendFailed { attempts, .. } => attempts.last()?.1.broker_code(),
             _ => None,
+        }
+    }
+
+    /// The same send may succeed later without anybody changing it: brokers or name servers are away, busy, or do not
+    /// know the topic yet.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::NoNameServer { .. }
+            | Self::NoRoute { .. }
+            | Self::NoWritableQueue { .. }
+            | Self::UnknownBroker { .. }
+            | Self::SendTimeout { .. } => true,
+            Self::Broker(error) => {
+                ResponseCode::from_number(error.code).is_some_and(ResponseCode::producer_retries)
+            }
+            Self::SendFailed { attempts, .. } => {
+                attempts.last().is_some_and(|(_, error)| error.may_pass())
+            }
+            other => other.is_transport(),
+        }
+    }
+
+    /// The request may have taken effect although it failed.
+    pub(crate) fn leaves_doubt(&self) -> bool {
+        match self {
+            Self::ConnectionLost { .. } | Self::Timeout { .. } | Self::BadAnswer { .. } => true,
+            Self::SendFailed { attempts, .. } => {
+                attempts.iter().any(|(_, error)| error.leaves_doubt())
+            }
+            _ => false,
         }
     }
 

@@ -10,10 +10,11 @@ use agena_protocol::properties;
 use agena_protocol::request_code::RequestCode;
 use agena_protocol::topic;
 
+use crate::attempts::RetryOn;
 use crate::error::ClientError;
 use crate::instance::Instance;
 use crate::message::{Message, ReceivedMessage};
-use crate::send::{RetryOn, Sender};
+use crate::send::Sender;
 
 /// When a message comes again, as the broker's 36 understands it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -120,6 +121,9 @@ impl GiveBack {
             copy.properties.set(name, value);
         }
         copy.properties.remove(properties::TRAN_MSG);
+        // It is a message of its own: under the number of the first one a broker would take it for that one sent twice.
+        copy.properties.remove(properties::PRODUCER_ID);
+        copy.properties.remove(properties::SEQUENCE);
         if copy.property(properties::RETRY_TOPIC).is_none() {
             copy = copy.with_property(properties::RETRY_TOPIC, message.topic.clone());
         }
@@ -149,6 +153,8 @@ mod tests {
         let mut failed = ReceivedMessage::for_test("T", 5, "x")
             .with_test_property("UNIQ_KEY", "U")
             .with_test_property("TRAN_MSG", "true")
+            .with_test_property("AGENA_PRODUCER_ID", "p")
+            .with_test_property("AGENA_SEQUENCE", "7")
             .with_test_property("mine", "1");
         failed.reconsume_times = 1;
         let copy = give_back.copy_of(&failed);
@@ -160,6 +166,8 @@ mod tests {
             (properties::MAX_RECONSUME_TIMES, Some("1")),
             (properties::DELAY, Some("4")),
             (properties::TRAN_MSG, None),
+            (properties::PRODUCER_ID, None),
+            (properties::SEQUENCE, None),
             ("mine", Some("1")),
         ] {
             assert_eq!(copy.property(name), value, "{name}");

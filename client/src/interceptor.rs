@@ -15,7 +15,8 @@ pub trait SendInterceptor: Send + Sync + 'static {
         let _ = message;
     }
 
-    /// When its outcome is known. Not called for messages that were refused before sending, and not for one-way sends.
+    /// When its outcome is known. Not called for messages that were refused before sending or spooled, and not for one-way
+    /// sends. A try in the background (`Failback`) counts as the failure it comes from.
     fn after(&self, message: &Message, result: &Result<SendResult, ClientError>) {
         let _ = (message, result);
     }

@@ -23,11 +23,14 @@
 #![deny(missing_docs)]
 
 pub mod allocate;
+mod attempts;
 pub mod choose_queue;
 mod config;
+mod consume_by_key;
 mod consume_concurrently;
 mod consume_orderly;
 mod consumer_stats;
+mod delivery;
 mod error;
 mod from_broker;
 mod give_back;
@@ -35,8 +38,11 @@ mod instance;
 mod interceptor;
 mod message;
 mod offset_store;
+mod outbox;
 mod process_queue;
+mod processed;
 mod producer;
+mod producer_id;
 mod pull;
 mod pull_consumer;
 mod push_consumer;
@@ -44,6 +50,7 @@ mod rebalance;
 mod request_reply;
 mod route_cache;
 mod send;
+mod spool;
 mod subscription;
 mod tasks;
 mod trace;
@@ -52,19 +59,28 @@ mod transaction_producer;
 pub use config::ClientConfig;
 pub use consume_concurrently::Consumed;
 pub use consume_orderly::ConsumedInOrder;
+pub use delivery::{Delivery, Failback, FaultCounts, FaultPolicy};
 pub use error::{BrokerError, ClientError, MessageFault};
 pub use give_back::RetryDelay;
 pub use instance::Instance;
 pub use interceptor::{ConsumeInterceptor, SendInterceptor};
 pub use message::{Batch, Message, ReceivedMessage, SendResult, SendStatus};
 pub use offset_store::{BroadcastOffsets, ConsumeFrom, FileOffsets, MemoryOffsets};
+#[cfg(feature = "sqlite")]
+pub use outbox::SqliteOutbox;
+pub use outbox::{Outbox, OutboxMessage, OutboxStore};
 pub use process_queue::QueueLimits;
+pub use processed::{Claim, FirstTime, FirstTimeGuard, MemoryKeys, ProcessedKeys, TooManyRunning};
+#[cfg(feature = "sqlite")]
+pub use processed::{KeysInTransaction, SqliteKeys};
 pub use producer::{PendingSend, Producer, ProducerBuilder};
+pub use producer_id::ProducerId;
 pub use pull_consumer::{PullConsumer, PullConsumerBuilder};
 pub use push_consumer::{ConsumerSettings, PushConsumer, PushConsumerBuilder};
 pub use request_reply::Reply;
 pub use route_cache::TopicRoute;
 pub use send::SendSettings;
+pub use spool::{SpoolSettings, SpoolStatus};
 pub use subscription::Filter;
 pub use transaction_producer::{
     Resolution, TransactionListener, TransactionProducer, TransactionResult,

@@ -77,6 +77,13 @@ impl Message {
         self
     }
 
+    /// What the message has to stay in order with: those of one key go to one queue where queues are chosen by it
+    /// ([`Producer::deliver`](crate::Producer::deliver)), and one consumer gets them in order.
+    #[must_use]
+    pub fn with_sharding_key(self, key: impl Into<String>) -> Self {
+        self.with_property(properties::SHARDING_KEY, key)
+    }
+
     /// Consumers see the message later, by one of the broker's levels: 1 is 1 s, 3 is 10 s, 18 is 2 h.
     #[must_use]
     pub fn with_delay_level(self, level: i32) -> Self {
@@ -254,6 +261,23 @@ impl ReceivedMessage {
             .unwrap_or_default()
             .split(' ')
             .filter(|key| !key.is_empty())
+    }
+
+    /// The key it has to stay in order with, see [`Message::with_sharding_key`].
+    #[must_use]
+    pub fn sharding_key(&self) -> Option<&str> {
+        self.property(properties::SHARDING_KEY)
+    }
+
+    /// By which a consumer can tell whether it has seen the message before: its producer's id for it, the same for every
+    /// attempt to send it and for every delivery. Without one, the id of the place where it was first stored.
+    #[must_use]
+    pub fn once_key(&self) -> String {
+        let given = self.property(properties::UNIQ_KEY);
+        match given.or_else(|| self.property(properties::ORIGIN_MESSAGE_ID)) {
+            Some(id) => id.to_owned(),
+            None => self.offset_msg_id(),
+        }
     }
 
     /// A property by name.

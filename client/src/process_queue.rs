@@ -5,6 +5,7 @@
 //! committed or put back. Apache: `ProcessQueue`.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,7 +23,7 @@ pub struct QueueLimits {
     pub messages: usize,
     /// Bytes of bodies. Default: 100 MiB.
     pub bytes: usize,
-    /// Distance between the first and the last offset held, concurrent consumers only: one slow message must not let
+    /// Distance between the first and the last offset held, for consumers that are not bound to a queue's order: one slow message must not let
     /// the rest run ahead without end, since all of it is repeated after a crash. Default: 2000.
     pub offset_span: i64,
 }
@@ -182,6 +183,14 @@ impl ProcessQueue {
     /// This message is still held; it is not if a time-out sent it back meanwhile.
     pub(crate) fn holds(&self, offset: i64) -> bool {
         self.held.lock().waiting.contains_key(&offset)
+    }
+
+    /// What is held behind an offset, or all of it. It stays held until it is finished.
+    pub(crate) fn behind(&self, seen: Option<i64>) -> Vec<Arc<ReceivedMessage>> {
+        let from = seen.map_or(Bound::Unbounded, Bound::Excluded);
+        let held = self.held.lock();
+        let range = held.waiting.range((from, Bound::Unbounded));
+        range.map(|(_, message)| Arc::clone(message)).collect()
     }
 
     /// Takes up to `count` messages from the front, to be committed or put back together.

@@ -14,15 +14,19 @@ use agena_protocol::queue::MessageQueue;
 use agena_protocol::request_code::RequestCode;
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::attempts::RetryOn;
 use crate::choose_queue::SelectQueue;
 use crate::config::ClientConfig;
+use crate::delivery::{Deliverer, Delivery, FaultCounts, FaultPolicy};
 use crate::error::ClientError;
 use crate::instance::{Instance, ProducerMember, TransactionCheck, bad_answer};
 use crate::interceptor::SendInterceptor;
 use crate::message::{Message, SendResult};
-use crate::send::{Prepared, RetryOn, SendSettings, Sender};
+use crate::producer_id::ProducerId;
+use crate::send::{Prepared, SendSettings, Sender};
+use crate::spool::{Spool, SpoolSettings, SpoolStatus};
 use crate::tasks::Tasks;
-use crate::trace::Tracer;
+use crate::trace::{Publication, Tracer};
 use crate::transaction_producer::{TransactionListener, TransactionProducer, Transactions};
 
 /// Sends messages for one producer group. Usable from any number of tasks at once.
@@ -50,14 +54,15 @@ pub struct Producer {
 }
 
 #[derive(Debug)]
-struct Shared {
-    sender: Sender,
+pub(crate) struct Shared {
+    pub(crate) sender: Arc<Sender>,
+    deliverer: Deliverer,
     in_flight: Arc<Semaphore>,
     in_flight_max: usize,
     interceptors: Vec<Arc<dyn SendInterceptor>>,
     tracer: Option<Tracer>,
     transactions: Option<Transactions>,
-    tasks: Tasks,
+    pub(crate) tasks: Tasks,
 }
 
 impl ProducerMember for Shared {
@@ -89,6 +94,8 @@ pub struct ProducerBuilder {
     in_flight_max: usize,
     interceptors: Vec<Arc<dyn SendInterceptor>>,
     trace: bool,
+    policy: FaultPolicy,
+    spool: Option<SpoolSettings>,
 }
 
 impl ProducerBuilder {
@@ -102,6 +109,8 @@ impl ProducerBuilder {
             in_flight_max: 10_000,
             interceptors: Vec::new(),
             trace: false,
+            policy: FaultPolicy::default(),
+            spool: None,
         }
     }
 
@@ -166,10 +175,30 @@ impl ProducerBuilder {
         self
     }
 
+    /// What [`Producer::deliver`] does about failures. Default: [`FaultPolicy::Failover`].
+    pub fn fault_policy(mut self, policy: FaultPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Has [`Producer::deliver`] keep messages in a file while the brokers are away. Goes with
+    /// [`FaultPolicy::Failover`], [`FaultPolicy::Failfast`] and [`FaultPolicy::Forking`], which say what is tried first.
+    pub fn spool(mut self, settings: SpoolSettings) -> Self {
+        self.spool = Some(settings);
+        self
+    }
+
+    /// Numbers the messages, see [`SendSettings::deduplicate`].
+    pub fn deduplicate(mut self, id: ProducerId) -> Self {
+        self.settings.deduplicate = Some(id);
+        self
+    }
+
     /// Starts the producer. Brokers are connected when they are first needed.
     ///
     /// # Errors
-    /// [`ClientError::Config`] for names that break the rules, [`ClientError::GroupTaken`].
+    /// [`ClientError::Config`] for names that break the rules, [`ClientError::GroupTaken`]; [`ClientError::SpoolInUse`]
+    /// and [`ClientError::Spool`] if there is to be one.
     pub async fn start(self) -> Result<Producer, ClientError> {
         self.start_with(None).await
     }
@@ -189,6 +218,10 @@ impl ProducerBuilder {
 
     async fn start_with(self, transactions: Option<Transactions>) -> Result<Producer, ClientError> {
         self.check()?;
+        let spool = match self.spool {
+            Some(settings) => Some(Spool::open(settings).await?),
+            None => None,
+        };
         let owns_instance = self.instance.is_none();
         let instance = match self.instance {
             Some(instance) => instance,
@@ -196,7 +229,8 @@ impl ProducerBuilder {
         };
         let tracer = self.trace.then(|| Tracer::new(&instance, &self.group));
         let shared = Arc::new(Shared {
-            sender: Sender::new(instance, &self.group, self.settings),
+            sender: Arc::new(Sender::new(instance, &self.group, self.settings)),
+            deliverer: Deliverer::new(self.policy, spool),
             in_flight: Arc::new(Semaphore::new(self.in_flight_max)),
             in_flight_max: self.in_flight_max,
             interceptors: self.interceptors,
@@ -211,6 +245,21 @@ impl ProducerBuilder {
                 tracing::info!(topic, %error, "no route yet at the start of the producer");
             }
         }
+        let (retrying, draining) = (Arc::clone(&shared), Arc::clone(&shared));
+        shared.tasks.spawn(async move {
+            let Shared {
+                deliverer,
+                sender,
+                tasks,
+                ..
+            } = &*retrying;
+            deliverer.keep_retrying(sender, tasks).await;
+        });
+        shared.tasks.spawn(async move {
+            if let Some(spool) = draining.deliverer.spool() {
+                spool.drain(&draining.sender, &draining.tasks).await;
+            }
+        });
         tracing::debug!(group = %self.group, client = shared.sender.instance().client_id(), "producer started");
         Ok(Producer {
             shared,
@@ -224,6 +273,16 @@ impl ProducerBuilder {
             return Err(ClientError::Config {
                 setting: "in_flight_max",
                 reason: format!("{} is not a usable limit", self.in_flight_max),
+            });
+        }
+        let may_spool = match self.policy {
+            FaultPolicy::Failover | FaultPolicy::Failfast | FaultPolicy::Forking(_) => true,
+            FaultPolicy::Failsafe | FaultPolicy::Failback(_) | FaultPolicy::Broadcast => false,
+        };
+        if self.spool.is_some() && !may_spool {
+            return Err(ClientError::Config {
+                setting: "spool",
+                reason: format!("it does not go with {:?}", self.policy),
             });
         }
         Ok(())
@@ -270,6 +329,66 @@ impl Producer {
     /// [`ClientError`], which names the step of each attempt that failed.
     pub async fn send(&self, message: Message) -> Result<SendResult, ClientError> {
         self.shared.send(message, RetryOn::TransportAndCodes).await
+    }
+
+    /// Sends a message by the producer's [`FaultPolicy`], with its spool behind it if it has one. A message with a
+    /// sharding key ([`Message::with_sharding_key`]) goes to the queue of its hash, the one that
+    /// [`ByHash`](crate::choose_queue::ByHash) takes, except where the policy sends to several.
+    ///
+    /// ```no_run
+    /// # use agena_client::{Delivery, Message, Producer, SpoolSettings};
+    /// # async fn example() -> Result<(), agena_client::ClientError> {
+    /// let producer = Producer::builder("tills")
+    ///     .spool(SpoolSettings::at("/var/lib/till/spool"))
+    ///     .start()
+    ///     .await?;
+    /// let sale = Message::new("sales", "3 pencils").with_sharding_key("till-7");
+    /// match producer.deliver(sale).await? {
+    ///     Delivery::Spooled { msg_id } => println!("{msg_id} follows when the brokers are back"),
+    ///     delivery => assert!(delivery.stored().is_some()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`FaultPolicy`] says; [`ClientError::SpoolFull`], [`ClientError::Spool`].
+    pub async fn deliver(&self, message: Message) -> Result<Delivery, ClientError> {
+        let shared = &self.shared;
+        if shared.tasks.is_stopping() {
+            return Err(ClientError::Stopped);
+        }
+        let (observation, prepared) = shared.observe(message)?;
+        let delivery = shared.deliverer.deliver(&shared.sender, prepared).await;
+        let outcome = match &delivery {
+            Ok(delivery) => delivery.outcome(),
+            Err(error) => Some(Err(error.clone())),
+        };
+        if let Some(outcome) = outcome {
+            shared.observed_as(observation, &outcome);
+        }
+        delivery
+    }
+
+    /// What the policies `Failsafe` and `Failback` did so far.
+    #[must_use]
+    pub fn fault_counts(&self) -> FaultCounts {
+        self.shared.deliverer.counts()
+    }
+
+    /// What the spool holds; `None` without one.
+    ///
+    /// # Errors
+    /// [`ClientError::Spool`].
+    pub async fn spool_status(&self) -> Result<Option<SpoolStatus>, ClientError> {
+        match self.shared.deliverer.spool() {
+            Some(spool) => spool.status().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Sends a message in the background. The returned future may be awaited anywhere, or dropped: the send goes on.
@@ -474,9 +593,16 @@ impl Shared {
     /// Interceptors and the trace see the message before and its outcome after.
     async fn observed<F: Future<Output = Result<SendResult, ClientError>>>(
         &self,
-        mut message: Message,
+        message: Message,
         send: impl FnOnce(Prepared) -> F,
     ) -> Result<SendResult, ClientError> {
+        let (observation, prepared) = self.observe(message)?;
+        let result = send(prepared).await;
+        self.observed_as(observation, &result);
+        result
+    }
+
+    fn observe(&self, mut message: Message) -> Result<(Observation, Prepared), ClientError> {
         for interceptor in &self.interceptors {
             interceptor.before(&mut message);
         }
@@ -486,17 +612,26 @@ impl Shared {
             .map(|tracer| tracer.publication(self.sender.group(), &message));
         let observed = (!self.interceptors.is_empty()).then(|| message.clone());
         let prepared = self.sender.prepare(message)?;
-        let result = send(prepared).await;
-        if let Some(message) = observed {
+        let observation = Observation { observed, traced };
+        Ok((observation, prepared))
+    }
+
+    fn observed_as(&self, before: Observation, result: &Result<SendResult, ClientError>) {
+        if let Some(message) = before.observed {
             for interceptor in &self.interceptors {
-                interceptor.after(&message, &result);
+                interceptor.after(&message, result);
             }
         }
-        if let (Some(tracer), Some(publication)) = (&self.tracer, traced) {
-            tracer.published(&publication, &result);
+        if let (Some(tracer), Some(publication)) = (&self.tracer, before.traced) {
+            tracer.published(&publication, result);
         }
-        result
     }
+}
+
+/// What interceptors and the trace saw before a message was sent.
+struct Observation {
+    observed: Option<Message>,
+    traced: Option<Publication>,
 }
 
 /// The broker that a recall handle names: base64 (url alphabet) of `v1 topic broker time id`.

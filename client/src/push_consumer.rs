@@ -7,6 +7,7 @@ mod status;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agena_protocol::group::CLIENT_INNER_PRODUCER;
@@ -17,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::allocate::{Allocate, Averagely};
 use crate::config::ClientConfig;
+use crate::consume_by_key::KeyOf;
 use crate::consume_concurrently::{self, ConcurrentListener, Consumed, Work, stats_topic};
 use crate::consume_orderly::{self, ConsumedInOrder, OrderlyListener};
 use crate::consumer_stats::ConsumerStats;
@@ -24,7 +26,7 @@ use crate::error::ClientError;
 use crate::give_back::GiveBack;
 use crate::instance::{ConsumerMember, Instance};
 use crate::interceptor::ConsumeInterceptor;
-use crate::message::Batch;
+use crate::message::{Batch, ReceivedMessage};
 use crate::offset_store::{BroadcastOffsets, ConsumeFrom, MemoryOffsets, OffsetHome};
 use crate::process_queue::{ProcessQueue, QueueLimits};
 use crate::rebalance::Rebalance;
@@ -59,6 +61,11 @@ pub struct ConsumerSettings {
     pub consume_timeout: Duration,
     /// How often offsets are saved. Default: 5 s.
     pub save_interval: Duration,
+    /// A queue that was not asked for so long, beyond [`ConsumerSettings::hold`], although nothing here keeps it from being
+    /// pulled, is given up and taken anew; that is logged as an error and counted
+    /// ([`PushConsumer::restarted_queues`]). A pull that is lost on its way is repeated after `hold` + 15 s in any case.
+    /// `None`: no watch is kept. Default: 2 min.
+    pub watchdog: Option<Duration>,
     /// How long `shutdown` waits for listeners. Default: 10 s.
     pub shutdown_grace: Duration,
 }
@@ -77,6 +84,7 @@ impl Default for ConsumerSettings {
             suspend: Duration::from_secs(1),
             consume_timeout: Duration::from_secs(15 * 60),
             save_interval: Duration::from_secs(5),
+            watchdog: Some(Duration::from_secs(120)),
             shutdown_grace: Duration::from_secs(10),
         }
     }
@@ -91,6 +99,7 @@ impl ConsumerSettings {
             ("pull_bytes", self.pull_bytes == 0),
             ("consume_timeout", self.consume_timeout.is_zero()),
             ("save_interval", self.save_interval.is_zero()),
+            ("watchdog", self.watchdog == Some(Duration::ZERO)),
         ];
         match zero.into_iter().find(|(_, is_zero)| *is_zero) {
             Some((setting, _)) => Err(ClientError::Config {
@@ -157,6 +166,7 @@ pub struct PushConsumerBuilder {
 enum Listener {
     Concurrent(ConcurrentListener),
     Orderly(OrderlyListener),
+    ByKey(OrderlyListener, KeyOf),
 }
 
 impl std::fmt::Debug for Listener {
@@ -164,6 +174,7 @@ impl std::fmt::Debug for Listener {
         f.write_str(match self {
             Self::Concurrent(_) => "Concurrent",
             Self::Orderly(_) => "Orderly",
+            Self::ByKey(..) => "ByKey",
         })
     }
 }
@@ -312,6 +323,50 @@ impl PushConsumerBuilder {
         .await
     }
 
+    /// Starts consuming in order for each key, different keys of a queue side by side, as many as
+    /// [`ConsumerSettings::concurrency`] allows. `key` tells the key of a message, for instance its
+    /// [sharding key](ReceivedMessage::sharding_key); messages without one are kept in order among themselves. Messages of
+    /// one key have to be in one queue, as they are when the producer chooses queues by the key.
+    ///
+    /// What a listener fails on holds up its key only. The queue is committed up to the first message that is not done:
+    /// what other keys did behind it comes again after a crash or a change of owner, and they run ahead no further than
+    /// [`QueueLimits`] allow.
+    ///
+    /// ```no_run
+    /// # use agena_client::{Batch, PushConsumer, ReceivedMessage};
+    /// # async fn example() -> Result<(), agena_client::ClientError> {
+    /// let key = |message: &ReceivedMessage| message.sharding_key().map(str::to_owned);
+    /// let consumer = PushConsumer::builder("ledger")
+    ///     .subscribe("sales", "*")
+    ///     .max_reconsume_times(16)
+    ///     .start_by_key(key, |batch: Batch| async move { assert!(!batch.is_empty()) })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`PushConsumerBuilder::start`].
+    pub async fn start_by_key<K, F, R, C>(
+        self,
+        key: K,
+        listener: F,
+    ) -> Result<PushConsumer, ClientError>
+    where
+        K: Fn(&ReceivedMessage) -> Option<String> + Send + Sync + 'static,
+        F: Fn(Batch) -> R + Send + Sync + 'static,
+        R: Future<Output = C> + Send + 'static,
+        C: Into<ConsumedInOrder>,
+    {
+        let listener = Arc::new(listener);
+        let listener: OrderlyListener = Arc::new(move |batch| {
+            let listener = Arc::clone(&listener);
+            Box::pin(async move { listener(batch).await.into() })
+        });
+        self.start_with(Listener::ByKey(listener, Arc::new(key)))
+            .await
+    }
+
     async fn start_with(self, listener: Listener) -> Result<PushConsumer, ClientError> {
         check_consumer_group(&self.group)?;
         self.settings.check()?;
@@ -362,6 +417,7 @@ impl PushConsumerBuilder {
             tracer: self.trace.then(|| Tracer::new(&instance, &group)),
             listeners: Semaphore::new(self.settings.concurrency.min(Semaphore::MAX_PERMITS)),
             started_ms: version,
+            restarted: AtomicU64::new(0),
             owned: Mutex::default(),
             work: Work::new(),
             paused: watch::Sender::new(false),
@@ -395,6 +451,12 @@ impl PushConsumer {
     pub fn queues(&self) -> Vec<MessageQueue> {
         let queues = self.consumer.owned_queues();
         queues.iter().map(|queue| queue.queue().clone()).collect()
+    }
+
+    /// How often the watchdog took a queue anew that had come to a halt, see [`ConsumerSettings::watchdog`].
+    #[must_use]
+    pub fn restarted_queues(&self) -> u64 {
+        self.consumer.restarted.load(Ordering::Relaxed)
     }
 
     /// Wants messages of one more topic, or others of one it has.
@@ -496,6 +558,8 @@ pub(crate) struct Consumer {
     interceptors: Vec<Arc<dyn ConsumeInterceptor>>,
     tracer: Option<Tracer>,
     started_ms: i64,
+    /// Queues that the watchdog took anew.
+    restarted: AtomicU64,
 }
 
 impl Consumer {
@@ -517,7 +581,9 @@ impl Consumer {
         self.tasks
             .spawn(async move { this.rebalance.run(&this.tasks, &this).await });
         self.tasks.spawn(queues::keep_saving(Arc::clone(self)));
-        self.tasks.spawn(pulling::watch(Arc::clone(self)));
+        if let Some(patience) = self.settings.watchdog {
+            self.tasks.spawn(pulling::watch(Arc::clone(self), patience));
+        }
         match &self.listener {
             Listener::Concurrent(listener) => {
                 for _ in 0..self.settings.concurrency {
@@ -528,11 +594,11 @@ impl Consumer {
                 self.tasks
                     .spawn(consume_concurrently::watch_overdue(Arc::clone(self)));
             }
-            Listener::Orderly(_) if !self.is_broadcasting() => {
+            Listener::Orderly(_) | Listener::ByKey(..) if !self.is_broadcasting() => {
                 self.tasks
                     .spawn(consume_orderly::keep_locks(Arc::clone(self)));
             }
-            Listener::Orderly(_) => {}
+            Listener::Orderly(_) | Listener::ByKey(..) => {}
         }
         tracing::info!(group = %self.group, client = self.instance.client_id(), "consumer started");
         Ok(())
@@ -543,6 +609,11 @@ impl Consumer {
     }
 
     fn is_orderly(&self) -> bool {
+        matches!(self.listener, Listener::Orderly(_) | Listener::ByKey(..))
+    }
+
+    /// Messages are done in the order of their queue, so that nothing runs ahead.
+    fn is_in_queue_order(&self) -> bool {
         matches!(self.listener, Listener::Orderly(_))
     }
 

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use crate::attempts::RetryOn;
 use crate::error::ClientError;
 use crate::message::{Message, ReceivedMessage, SendResult};
 use crate::producer::Producer;
-use crate::send::RetryOn;
 
 /// What was answered to a question.
 #[derive(Debug, Clone, PartialEq, Eq)]

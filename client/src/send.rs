@@ -1,7 +1,7 @@
-//! From a message to a broker's answer: checked, completed and compressed once, then tried broker after broker within one
-//! budget of time. Producers, consumers that give messages back, and traces all send through here.
+//! From a message to a broker's answer: checked, completed and compressed once, then sent as often as its
+//! [attempts](crate::attempts) say. Producers, consumers that give messages back, and traces all send through here.
 //!
-//! Apache: `DefaultMQProducerImpl.sendDefaultImpl` and `sendKernelImpl`.
+//! Apache: `DefaultMQProducerImpl.sendKernelImpl`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use crate::choose_queue::{BrokerHealth, in_turn};
 use crate::error::{ClientError, MessageFault};
 use crate::instance::{Instance, bad_answer, broker_error};
 use crate::message::{Message, SendResult, SendStatus};
+use crate::producer_id::{Numbering, ProducerId};
 use crate::route_cache::TopicRoute;
 
 /// How a producer sends. The defaults are RocketMQ's.
@@ -50,6 +51,9 @@ pub struct SendSettings {
     pub template_queues_max: i32,
     /// Brokers that fail or answer slowly are avoided for a while. Default: no.
     pub avoid_slow_brokers: bool,
+    /// Messages are numbered under this id, so that a broker that deduplicates stores none of them twice. A message whose
+    /// fate is unknown is then tried again only where it may be already, see [`ProducerId`]. Default: no.
+    pub deduplicate: Option<ProducerId>,
 }
 
 impl Default for SendSettings {
@@ -66,6 +70,7 @@ impl Default for SendSettings {
             template_topic: topic::AUTO_CREATE.to_owned(),
             template_queues_max: 4,
             avoid_slow_brokers: false,
+            deduplicate: None,
         }
     }
 }
@@ -82,6 +87,8 @@ pub(crate) struct Prepared {
     code: RequestCode,
     reconsume_times: i32,
     max_reconsume_times: Option<i32>,
+    /// It, or each message of the batch, has a number by which a broker can deduplicate.
+    pub(crate) numbered: bool,
 }
 
 impl Prepared {
@@ -94,15 +101,58 @@ impl Prepared {
         self.code = RequestCode::SendReplyMessageV2;
         self
     }
+
+    pub(crate) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    pub(crate) fn property(&self, name: &str) -> Option<&str> {
+        properties::Properties::new(self.properties.as_bytes()).get(name)
+    }
+
+    /// Bytes that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        self.body.len() + self.properties.len() + self.topic.len() + self.msg_id.len()
+    }
+
+    /// What of an ordinary message has to be kept to send it after all, much later.
+    pub(crate) fn to_kept(&self) -> Kept {
+        Kept {
+            topic: self.topic.clone(),
+            msg_id: self.msg_id.clone(),
+            body: self.body.to_vec(),
+            properties: self.properties.clone(),
+            flag: self.flag,
+            sys_flag: self.sys_flag,
+        }
+    }
+
+    pub(crate) fn from_kept(kept: Kept) -> Self {
+        let properties = properties::Properties::new(kept.properties.as_bytes());
+        Self {
+            numbered: properties.get(properties::SEQUENCE).is_some(),
+            topic: kept.topic,
+            msg_id: kept.msg_id,
+            body: kept.body.into(),
+            properties: kept.properties,
+            flag: kept.flag,
+            sys_flag: kept.sys_flag,
+            code: RequestCode::SendMessageV2,
+            reconsume_times: 0,
+            max_reconsume_times: None,
+        }
+    }
 }
 
-/// Which failures another attempt may mend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RetryOn {
-    /// Those of the transport, and the codes that say so.
-    TransportAndCodes,
-    /// Only those of the transport: asynchronous sends, as in the original.
-    Transport,
+/// A [`Prepared`] message in a file: ids, number and compressed body as they were first sent.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub(crate) struct Kept {
+    pub(crate) topic: String,
+    pub(crate) msg_id: String,
+    pub(crate) body: Vec<u8>,
+    pub(crate) properties: String,
+    pub(crate) flag: i32,
+    pub(crate) sys_flag: i32,
 }
 
 /// Sends for one producer group.
@@ -111,7 +161,8 @@ pub(crate) struct Sender {
     instance: Arc<Instance>,
     group: String,
     settings: SendSettings,
-    health: Option<BrokerHealth>,
+    pub(crate) health: Option<BrokerHealth>,
+    numbering: Option<Numbering>,
 }
 
 impl Sender {
@@ -119,7 +170,12 @@ impl Sender {
         let health = settings
             .avoid_slow_brokers
             .then(|| BrokerHealth::new(Arc::clone(&instance.config().clock)));
+        let numbering = settings
+            .deduplicate
+            .clone()
+            .map(|id| Numbering::new(id, instance.now_ms()));
         Self {
+            numbering,
             instance,
             group: group.to_owned(),
             settings,
@@ -145,6 +201,7 @@ impl Sender {
         self.check_body(message.body.len())?;
         check_properties(&message)?;
         let msg_id = self.give_id(&mut message);
+        self.give_number(&mut message);
         let mut sys_flag = 0;
         let mut body = message.body.clone();
         if body.len() >= self.settings.compress_from_bytes {
@@ -163,6 +220,7 @@ impl Sender {
         Ok(Prepared {
             msg_id,
             body,
+            numbered: message.property(properties::SEQUENCE).is_some(),
             properties: encoded_properties(&message)?,
             flag: message.flag,
             sys_flag,
@@ -204,8 +262,11 @@ impl Sender {
         self.check_body(body.len())?;
         let mut envelope = Message::new(topic, body).wait_until_stored(wait);
         self.give_id(&mut envelope);
+        // One number for all: they are stored together or not at all.
+        self.give_number(&mut envelope);
         Ok(Prepared {
             msg_id: msg_ids.join(","),
+            numbered: self.numbering.is_some(),
             body: envelope.body.clone(),
             properties: encoded_properties(&envelope)?,
             flag: 0,
@@ -239,6 +300,15 @@ impl Sender {
         id
     }
 
+    /// A number of its own, unless it has one from an earlier life.
+    fn give_number(&self, message: &mut Message) {
+        if let Some(numbering) = &self.numbering
+            && message.property(properties::SEQUENCE).is_none()
+        {
+            numbering.number(&mut message.properties);
+        }
+    }
+
     pub(crate) async fn route(&self, topic: &str) -> Result<Arc<TopicRoute>, ClientError> {
         let settings = &self.settings;
         let route = self
@@ -255,67 +325,6 @@ impl Sender {
             });
         }
         Ok(route)
-    }
-
-    /// Tries broker after broker until one has it or the time is up.
-    pub(crate) async fn send(
-        &self,
-        prepared: &Prepared,
-        timeout: Duration,
-        retry_on: RetryOn,
-    ) -> Result<SendResult, ClientError> {
-        let started = Instant::now();
-        let mut attempts: Vec<(String, ClientError)> = Vec::new();
-        let mut partly_stored = None;
-        let mut tried: Option<String> = None;
-        for attempt in 0..=self.settings.retries {
-            let route = self.route(&prepared.topic).await?;
-            let queue = in_turn(
-                route.publish_queues(),
-                &route.turn,
-                tried.as_deref(),
-                self.health.as_ref(),
-            )
-            .ok_or_else(|| ClientError::NoWritableQueue {
-                topic: prepared.topic.clone(),
-            })?
-            .clone();
-            if tried.as_ref() == Some(&queue.broker_name) {
-                // There is no other broker. One that is just restarting needs a moment.
-                tokio::time::sleep(SAME_BROKER_PAUSE).await;
-            }
-            let left = timeout.saturating_sub(started.elapsed());
-            if left.is_zero() {
-                break;
-            }
-            let more = attempt < self.settings.retries;
-            let limit = match self.settings.attempt_timeout {
-                Some(limit) if more => left.min(limit),
-                _ => left,
-            };
-            match self.send_to(prepared, &queue, limit).await {
-                Ok(result) if result.status == SendStatus::Ok => return Ok(result),
-                Ok(result) if self.settings.retry_if_not_stored_ok && more => {
-                    partly_stored = Some(result);
-                }
-                Ok(result) => return Ok(result),
-                Err(error) => {
-                    let again = may_retry(&error, retry_on);
-                    tracing::debug!(topic = %prepared.topic, broker = %queue.broker_name, %error, again, "send failed");
-                    self.after_failure(&error, &prepared.topic).await;
-                    attempts.push((queue.broker_name.clone(), error));
-                    if !again {
-                        break;
-                    }
-                }
-            }
-            tried = Some(queue.broker_name);
-        }
-        // An earlier attempt reached a broker after all: that is worth more than a later one's error.
-        if let Some(result) = partly_stored {
-            return Ok(result);
-        }
-        Err(failed(prepared, attempts, started.elapsed(), timeout))
     }
 
     /// One attempt, to one queue.
@@ -384,60 +393,6 @@ impl Sender {
         Command::request(prepared.code)
             .with_header(&header)
             .with_body(prepared.body.clone())
-    }
-
-    /// What a failure teaches for the next attempt.
-    async fn after_failure(&self, error: &ClientError, topic: &str) {
-        let code = error.broker_code().and_then(ResponseCode::from_number);
-        if let (Some(ResponseCode::GoAway), ClientError::Broker(broker)) = (code, error) {
-            self.instance.close_connection(&broker.address);
-        }
-        let route_is_stale = matches!(
-            code,
-            Some(ResponseCode::TopicNotExist | ResponseCode::NoPermission | ResponseCode::GoAway)
-        );
-        if route_is_stale || matches!(error, ClientError::Connect { .. }) {
-            // Should the name server not answer in time either, the known route is all we have.
-            let refresh = self.instance.refresh_route(topic);
-            let _ = tokio::time::timeout(ROUTE_REFRESH_MAX, refresh).await;
-        }
-    }
-}
-
-const SAME_BROKER_PAUSE: Duration = Duration::from_millis(100);
-
-/// The most a look at the route may take of the time that the attempts have together.
-const ROUTE_REFRESH_MAX: Duration = Duration::from_millis(300);
-
-fn may_retry(error: &ClientError, retry_on: RetryOn) -> bool {
-    match error {
-        ClientError::Broker(broker) => {
-            retry_on == RetryOn::TransportAndCodes
-                && ResponseCode::from_number(broker.code)
-                    .is_some_and(ResponseCode::producer_retries)
-        }
-        ClientError::UnknownBroker { .. } => true,
-        other => other.is_transport(),
-    }
-}
-
-fn failed(
-    prepared: &Prepared,
-    mut attempts: Vec<(String, ClientError)>,
-    elapsed: Duration,
-    timeout: Duration,
-) -> ClientError {
-    match attempts.len() {
-        0 => ClientError::SendTimeout {
-            topic: prepared.topic.clone(),
-            timeout,
-        },
-        1 => attempts.remove(0).1,
-        _ => ClientError::SendFailed {
-            topic: prepared.topic.clone(),
-            attempts,
-            elapsed,
-        },
     }
 }
 
@@ -636,35 +591,5 @@ mod tests {
         let batch = sender.prepare_batch(vec![message(), message()]).unwrap();
         assert_eq!(batch.msg_id.split(',').count(), 2);
         assert_eq!(batch.code, RequestCode::SendBatchMessage);
-    }
-
-    #[test]
-    fn only_some_refusals_are_worth_another_attempt() {
-        let refusal = |code| {
-            ClientError::Broker(crate::error::BrokerError {
-                address: "a".into(),
-                request: "SEND_MESSAGE_V2",
-                code,
-                remark: String::new(),
-            })
-        };
-        for code in [17, 14, 1, 2, 16, 204, 205, 1500] {
-            assert!(
-                may_retry(&refusal(code), RetryOn::TransportAndCodes),
-                "{code}"
-            );
-            assert!(!may_retry(&refusal(code), RetryOn::Transport), "{code}");
-        }
-        for code in [13, 26, 29, 12345] {
-            assert!(
-                !may_retry(&refusal(code), RetryOn::TransportAndCodes),
-                "{code}"
-            );
-        }
-        let refused = ClientError::Connect {
-            address: "a".into(),
-            reason: "refused".into(),
-        };
-        assert!(may_retry(&refused, RetryOn::Transport));
     }
 }

@@ -17,10 +17,11 @@ use agena_protocol::message_id::OffsetId;
 use agena_protocol::{properties, topic};
 use parking_lot::Mutex;
 
+use crate::attempts::RetryOn;
 use crate::error::ClientError;
 use crate::instance::Instance;
 use crate::message::{Batch, Message, SendResult};
-use crate::send::{RetryOn, SendSettings, Sender};
+use crate::send::{SendSettings, Sender};
 use crate::tasks::Tasks;
 
 const FIELD_END: char = '\u{1}';

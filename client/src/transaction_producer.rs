@@ -15,11 +15,12 @@ use agena_protocol::request_code::RequestCode;
 use agena_protocol::sys_flag::TransactionState;
 use tokio::sync::Semaphore;
 
+use crate::attempts::RetryOn;
 use crate::error::ClientError;
 use crate::instance::{BoxFuture, Instance, TransactionCheck, bad_answer};
 use crate::message::{Message, ReceivedMessage, SendResult, SendStatus};
 use crate::producer::Producer;
-use crate::send::{RetryOn, Sender};
+use crate::send::Sender;
 use crate::tasks::catch_panic;
 
 /// What is known of a local transaction.

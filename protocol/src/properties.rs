@@ -159,6 +159,12 @@ pub const DEATH_CONSUMER: &str = "DEATH_CONSUMER";
 pub const DEATH_CAUSE: &str = "DEATH_CAUSE";
 /// Ours, on messages sent again by `mqadmin dlq redrive`: the offset id of the dead letter.
 pub const REDRIVEN_FROM: &str = "REDRIVEN_FROM";
+/// Which producer numbered the message, for deduplication: 1 to 64 characters of `A-Za-z0-9_.-`. Not one of the
+/// original's names: its brokers carry it unread. See docs/once.md.
+pub const PRODUCER_ID: &str = "AGENA_PRODUCER_ID";
+
+/// The message's number, decimal, u64: ascends per producer id, gaps possible; all attempts to send it carry the same.
+pub const SEQUENCE: &str = "AGENA_SEQUENCE";
 
 /// An encoded property string, read in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -2,6 +2,7 @@
 //! nothing. Apache: `DefaultMQPushConsumerImpl.pullMessage`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use agena_protocol::response_code::ResponseCode;
@@ -102,23 +103,23 @@ fn why_not(consumer: &Consumer, queue: &ProcessQueue) -> Option<&'static str> {
     if consumer.is_orderly() && !consumer.may_consume_in_order(queue) {
         return Some("lock");
     }
-    queue.over_limit(&consumer.settings.limits, consumer.is_orderly())
+    queue.over_limit(&consumer.settings.limits, consumer.is_in_queue_order())
 }
 
-/// A queue that was not even asked for this long, although nothing keeps it, has come to a halt.
-const HALT_AFTER: Duration = Duration::from_secs(120);
-
-const WATCH_INTERVAL: Duration = Duration::from_secs(20);
+const WATCH_INTERVAL_MIN: Duration = Duration::from_millis(10);
+const WATCH_INTERVAL_MAX: Duration = Duration::from_secs(20);
 
 /// Takes queues anew whose pulls came to a halt, until the consumer stops. That should never be needed; but then a queue
 /// that nobody reads is found by its lag, and late.
-pub(super) async fn watch(consumer: Arc<Consumer>) {
-    let limit = HALT_AFTER + consumer.settings.hold;
-    while consumer.tasks.sleep(WATCH_INTERVAL).await {
+pub(super) async fn watch(consumer: Arc<Consumer>, patience: Duration) {
+    let limit = patience.saturating_add(consumer.settings.hold);
+    let interval = (patience / 4).clamp(WATCH_INTERVAL_MIN, WATCH_INTERVAL_MAX);
+    while consumer.tasks.sleep(interval).await {
         let now = consumer.instance.monotonic();
         for queue in consumer.owned_queues() {
             if why_not(&consumer, &queue).is_none() && queue.is_halted(now, limit) {
-                tracing::error!(group = %consumer.group, queue = %queue.queue(), "pulls came to a halt, the queue is taken anew");
+                let restarts = 1 + consumer.restarted.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(group = %consumer.group, queue = %queue.queue(), ?limit, restarts, "pulls came to a halt, the queue is taken anew");
                 consumer.give_up(queue);
                 consumer.rebalance.soon();
             }

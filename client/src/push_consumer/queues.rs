@@ -6,11 +6,11 @@ use std::time::Duration;
 use agena_protocol::queue::{MessageQueue, QueueMap};
 
 use super::{Consumer, Listener};
-use crate::consume_orderly;
 use crate::offset_store::start_offset;
 use crate::process_queue::ProcessQueue;
 use crate::push_consumer::pulling;
 use crate::rebalance::{QueueOwner, Share};
+use crate::{consume_by_key, consume_orderly};
 
 /// A queue that was another member's: that one is told of the change at the same time as we are, and gets this long to
 /// save how far it is. Otherwise what it has just consumed would come again.
@@ -103,27 +103,35 @@ impl Consumer {
             queue.locked(self.instance.monotonic(), self.instance.now_ms());
         }
         self.owned.lock().insert(name, Arc::clone(&queue));
-        if let Listener::Orderly(listener) = &self.listener {
-            self.tasks.spawn(consume_orderly::serve(
+        // From now on the watchdog counts, even if not one pull begins.
+        queue.pulling(self.instance.monotonic());
+        match &self.listener {
+            Listener::Concurrent(_) => {}
+            Listener::Orderly(listener) => self.tasks.spawn(consume_orderly::serve(
                 Arc::clone(self),
                 Arc::clone(&queue),
                 Arc::clone(listener),
-            ));
+            )),
+            Listener::ByKey(listener, key_of) => self.tasks.spawn(consume_by_key::serve(
+                Arc::clone(self),
+                Arc::clone(&queue),
+                Arc::clone(listener),
+                Arc::clone(key_of),
+            )),
         }
         self.tasks
             .spawn(pulling::pull_all(Arc::clone(self), queue, offset));
     }
 
-    /// Gives a queue up: at once no more of it is pulled; when its listeners have returned, its offset is saved and others
-    /// may have it.
+    /// Gives a queue up: at once no more of it is pulled, and what is done is saved, so that the next owner begins behind
+    /// it; when its listeners have returned, what they did is saved too, and where order needs it the lock is let go of.
     pub(crate) fn give_up(self: &Arc<Self>, queue: Arc<ProcessQueue>) {
         queue.drop_queue();
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
+            this.save_given_up(&queue).await;
             this.let_go(&queue).await;
-            if let Some(offset) = queue.unsaved() {
-                this.save_now(queue.queue(), offset).await;
-            }
+            this.save_given_up(&queue).await;
             if this.needs_locks() && queue.holds_lock(this.instance.monotonic()) {
                 let name = queue.queue().clone();
                 consume_orderly::unlock(&this.instance, &this.group, vec![name]).await;
@@ -150,6 +158,31 @@ impl Consumer {
         // What is still running then counts no more; it will come again.
         let _ = tokio::time::timeout(grace, queue.until_idle()).await;
         queue.release();
+    }
+
+    /// Saves how far a queue is that is being given up, unless its next owner is further already: no offset goes back.
+    async fn save_given_up(&self, queue: &ProcessQueue) {
+        let Some(offset) = queue.unsaved() else {
+            return;
+        };
+        let name = queue.queue();
+        let is_ours = self.is_broadcasting()
+            || self.needs_locks() && queue.holds_lock(self.instance.monotonic());
+        if !is_ours {
+            match self.home.read(name).await {
+                Ok(Some(saved)) if saved >= offset => {
+                    tracing::debug!(group = %self.group, queue = %name, offset, saved, "offset not saved: the next owner is further");
+                    return;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(group = %self.group, queue = %name, offset, %error, "offset not saved: how far the next owner is is not known");
+                    return;
+                }
+            }
+        }
+        self.save_now(name, offset).await;
+        queue.saved(offset);
     }
 
     async fn save_now(&self, name: &MessageQueue, offset: i64) {
@@ -213,20 +246,46 @@ pub(super) async fn keep_saving(consumer: Arc<Consumer>) {
                 offsets.insert(queue.queue().clone(), offset);
             }
         }
-        if offsets.is_empty() {
+        if consumer.is_broadcasting() {
+            save_all(&consumer, &queues, &offsets).await;
             continue;
         }
-        match consumer.home.write_soon(&offsets).await {
-            Ok(()) => {
-                for queue in &queues {
-                    if let Some(offset) = offsets.get(queue.queue()) {
-                        queue.saved(*offset);
-                    }
+        for queue in &queues {
+            if let Some(offset) = offsets.get(queue.queue()) {
+                save_soon(&consumer, queue, *offset).await;
+            }
+        }
+    }
+}
+
+/// Saves offsets that are this member's own affair, all at once.
+async fn save_all(consumer: &Consumer, queues: &[Arc<ProcessQueue>], offsets: &QueueMap<i64>) {
+    if offsets.is_empty() {
+        return;
+    }
+    match consumer.home.write_soon(offsets).await {
+        Ok(()) => {
+            for queue in queues {
+                if let Some(offset) = offsets.get(queue.queue()) {
+                    queue.saved(*offset);
                 }
             }
-            Err(error) => {
-                tracing::warn!(group = %consumer.group, %error, "offsets not saved");
-            }
+        }
+        Err(error) => tracing::warn!(group = %consumer.group, %error, "offsets not saved"),
+    }
+}
+
+/// Saves one offset without waiting for the broker. Queues are saved one by one, so that one that is given up meanwhile is
+/// left to who gives it up.
+async fn save_soon(consumer: &Consumer, queue: &ProcessQueue, offset: i64) {
+    if queue.is_dropped() {
+        return;
+    }
+    let offsets = QueueMap::from([(queue.queue().clone(), offset)]);
+    match consumer.home.write_soon(&offsets).await {
+        Ok(()) => queue.saved(offset),
+        Err(error) => {
+            tracing::warn!(group = %consumer.group, queue = %queue.queue(), %error, "offset not saved");
         }
     }
 }

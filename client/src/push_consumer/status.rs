@@ -104,7 +104,7 @@ impl ConsumerMember for Consumer {
                 Listener::Concurrent(listener) => {
                     consume_concurrently::consume_directly(&self, listener, message).await
                 }
-                Listener::Orderly(listener) => {
+                Listener::Orderly(listener) | Listener::ByKey(listener, _) => {
                     consume_orderly::consume_directly(&self, listener, message).await
                 }
             };

@@ -10,6 +10,7 @@
 mod admin_requests;
 mod broadcast;
 mod consume;
+mod failover;
 mod later;
 mod ordered;
 mod produce;

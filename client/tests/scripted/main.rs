@@ -5,6 +5,13 @@
     reason = "what a test does not expect ends it, in its helpers too"
 )]
 
+mod by_key;
 mod consuming;
+mod numbering;
+#[cfg(feature = "sqlite")]
+mod outbox;
+mod ownership;
+mod policies;
 mod sending;
 mod servers;
+mod spooling;

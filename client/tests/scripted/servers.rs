@@ -136,7 +136,16 @@ impl Scripted {
 
     /// A name server that knows one topic on these brokers, with so many queues on each.
     pub(crate) async fn name_server(topic: &str, brokers: &[(&str, &str)], queues: i32) -> Self {
-        let topic = topic.to_owned();
+        Self::name_server_of(&[topic], brokers, queues).await
+    }
+
+    /// A name server that knows these topics.
+    pub(crate) async fn name_server_of(
+        topics: &[&str],
+        brokers: &[(&str, &str)],
+        queues: i32,
+    ) -> Self {
+        let topics: Vec<_> = topics.iter().map(|topic| (*topic).to_owned()).collect();
         let route = TopicRouteData {
             broker_datas: brokers
                 .iter()
@@ -160,7 +169,8 @@ impl Scripted {
             ..TopicRouteData::default()
         };
         Self::start(move |request| {
-            let known = request.ext.get("topic") == Some(&topic);
+            let asked = request.ext.get("topic").unwrap_or_default();
+            let known = topics.iter().any(|topic| topic == asked);
             let answer = if known {
                 Command::success().with_body(route.encode(KeyStyle::Quoted))
             } else {
@@ -189,6 +199,18 @@ impl Scripted {
         let server = self.server.take().unwrap();
         server.shutdown(Duration::ZERO).await;
     }
+}
+
+/// A property of the message in a request to send.
+pub(crate) fn property(send: &Command, name: &str) -> Option<String> {
+    let properties = send.ext.get("i").unwrap_or_default();
+    let properties = agena_protocol::properties::Properties::new(properties.as_bytes());
+    properties.get(name).map(str::to_owned)
+}
+
+/// The body of a request as text.
+pub(crate) fn body(request: &Command) -> String {
+    String::from_utf8_lossy(&request.body).into_owned()
 }
 
 pub(crate) fn refusal(code: ResponseCode) -> Command {
