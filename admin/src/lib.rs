@@ -4,7 +4,7 @@
 //! them has its file below `commands/`; `remote` asks servers, `output` and `table` print.
 #![forbid(unsafe_code)]
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 mod call;
@@ -45,7 +45,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         print(&commands::list());
         return ExitCode::SUCCESS;
     };
-    let name = whole_name(name, &mut arguments);
+    let name = whole_name(&name, &mut arguments);
     match name.as_str() {
         "-h" | "--help" => {
             print(&commands::list());
@@ -57,7 +57,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         "help" => {
             let name = arguments.next();
-            help(name.map(|name| whole_name(name, &mut arguments)))
+            help(name.map(|name| whole_name(&name, &mut arguments)))
         }
         _ => match commands::find(&name) {
             Some(command) => execute(command, arguments),
@@ -67,7 +67,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// The name of a sub-command, which for some has two words.
-fn whole_name(first: OsString, rest: &mut impl Iterator<Item = OsString>) -> String {
+fn whole_name(first: &OsStr, rest: &mut impl Iterator<Item = OsString>) -> String {
     let first = first.to_string_lossy().into_owned();
     if !commands::is_first_word(&first) {
         return first;
