@@ -6,6 +6,7 @@ use agena_protocol::command::Command;
 use agena_protocol::headers::send::SendMessageResponse;
 use agena_protocol::message_id::OffsetId;
 use agena_protocol::offset::PhysicalOffset;
+use agena_protocol::properties;
 use agena_protocol::record::RecordView;
 use agena_protocol::response_code::ResponseCode;
 use agena_remoting::connection::Connection;
@@ -124,11 +125,11 @@ impl Repeat {
             return;
         }
         match first {
-            Ok(first) if first.count > 1 => self.read_and_answer(first),
-            Ok(first) => {
-                let id = self.message_id(first.physical);
-                self.answer_with(first, id);
+            // The id that the first had is in its record; of a recent one, in memory.
+            Ok(first) if first.count == 1 && self.broker.store.is_resident(first.physical) => {
+                self.read_and_answer(first);
             }
+            Ok(first) => self.read_aside(first),
             Err(refused) => {
                 let config = self.broker.config.get();
                 let remark = Some(refused.remark.as_str());
@@ -138,20 +139,29 @@ impl Repeat {
         }
     }
 
-    /// Every message of a batch has an id; where they are is known from the log alone.
-    fn read_and_answer(self, first: First) {
+    /// Reads the log on a thread that may wait for it.
+    fn read_aside(self, first: First) {
         let broker = self.broker.clone();
         broker.clerks.run(move |turn| match turn {
-            Turn::Run => {
-                let ids = self.message_ids(first);
-                self.answer_with(first, ids);
-            }
+            Turn::Run => self.read_and_answer(first),
             Turn::Full => {
                 let remark = "too many requests wait for a thread".to_owned();
                 let busy = Command::response(ResponseCode::SystemBusy, remark);
                 self.reply_to.send(busy);
             }
         });
+    }
+
+    fn read_and_answer(mut self, first: First) {
+        if first.count == 1
+            && let Some(record) = self.broker.store.record_at(first.physical)
+            && let Ok(record) = RecordView::parse(&record)
+            && let Some(unique_id) = record.properties().get(properties::UNIQ_KEY)
+        {
+            self.answer.transaction_id = Some(unique_id.to_owned());
+        }
+        let ids = self.message_ids(first);
+        self.answer_with(first, ids);
     }
 
     fn message_id(&self, offset: PhysicalOffset) -> String {
@@ -164,7 +174,11 @@ impl Repeat {
         id
     }
 
+    /// Every message of a batch has an id; where they are is known from the log alone.
     fn message_ids(&self, first: First) -> String {
+        if first.count == 1 {
+            return self.message_id(first.physical);
+        }
         let mut ids = Vec::new();
         let mut at = first.physical;
         while at < first.end() {

@@ -9,7 +9,7 @@
 //! (`checks`). The protocol forces an append only where the half is parked or resumed.
 //! Apache: `TransactionalMessageServiceImpl.check`, `AbstractTransactionalMessageCheckListener`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -101,17 +101,41 @@ fn round(broker: &Arc<Broker>) -> Round {
     let due = transactions.halves.due(broker.clock.monotonic(), ROUND_MAX);
     let full = due.len() == ROUND_MAX;
     let mut orphans = HashSet::new();
+    let mut parked: HashMap<Arc<str>, usize> = HashMap::new();
     for (at, half) in due {
-        if !check(broker, at, &half) {
-            orphans.insert(half.group.clone());
+        match check(broker, at, &half) {
+            Looked::Done => {}
+            Looked::Orphan => {
+                orphans.insert(half.group.clone());
+            }
+            Looked::Parked => *parked.entry(half.group.clone()).or_default() += 1,
         }
+    }
+    // Many may be given up at once: a line for each group and round, not for each of them.
+    for (group, count) in parked {
+        tracing::warn!(
+            group = &*group,
+            count,
+            "nobody decided these transactions; they are parked in {}",
+            topic::TRANS_CHECK_MAX_TIME
+        );
     }
     transactions.save_progress(broker);
     Round { orphans, full }
 }
 
-/// Looks at one half that is due. False when nobody could be asked.
-fn check(broker: &Arc<Broker>, at: QueueOffset, half: &Half) -> bool {
+/// What a look at a half that is due has come to.
+enum Looked {
+    /// Somebody was asked, or there was nothing to ask.
+    Done,
+    /// Nobody could be asked.
+    Orphan,
+    /// It was parked.
+    Parked,
+}
+
+/// Looks at one half that is due.
+fn check(broker: &Arc<Broker>, at: QueueOffset, half: &Half) -> Looked {
     let transactions = &broker.transactions;
     let config = broker.config.get();
     let now = broker.clock.monotonic();
@@ -126,7 +150,7 @@ fn check(broker: &Arc<Broker>, at: QueueOffset, half: &Half) -> bool {
     let producer = broker.sessions.producer_of_group(&half.group);
     if producer.is_none() && !is_over {
         transactions.halves.put_off(at, next);
-        return false;
+        return Looked::Orphan;
     }
     let Some(record) = broker.store.record_at(half.physical) else {
         tracing::warn!(
@@ -135,7 +159,7 @@ fn check(broker: &Arc<Broker>, at: QueueOffset, half: &Half) -> bool {
             "a half message left the log before it was decided"
         );
         transactions.halves.claim(at, half.physical);
-        return true;
+        return Looked::Done;
     };
     let Some(producer) = producer.filter(|_| !is_over) else {
         let physical = half.physical;
@@ -144,15 +168,14 @@ fn check(broker: &Arc<Broker>, at: QueueOffset, half: &Half) -> bool {
             physical,
             record,
         };
-        park(broker, &found, half);
-        return true;
+        return park(broker, &found, half);
     };
     let question = RecordView::parse(&record)
         .ok()
         .and_then(|record| question(broker, &record, half.checks + 1));
     // Counted before it leaves, so that a crash in between asks once less and not once more than allowed.
     if !transactions.halves.checked(at, next) {
-        return true;
+        return Looked::Done;
     }
     transactions.checks.asked(at, half.checks + 1);
     if question.is_some_and(|question| producer.connection.one_way(&question).is_ok()) {
@@ -160,11 +183,11 @@ fn check(broker: &Arc<Broker>, at: QueueOffset, half: &Half) -> bool {
             .counters
             .checks_sent
             .fetch_add(1, Ordering::Relaxed);
-        return true;
+        return Looked::Done;
     }
     transactions.halves.not_checked(at);
     transactions.checks.asked(at, half.checks);
-    false
+    Looked::Orphan
 }
 
 /// Up to a tenth of the interval, different from half to half.
@@ -173,21 +196,24 @@ fn jitter(interval: Duration, at: QueueOffset) -> Duration {
     interval / 10 * u32::try_from(spread).unwrap_or(0) / 1024
 }
 
-fn park(broker: &Arc<Broker>, found: &Found, half: &Half) {
-    let (at, group, checks) = (found.at, half.group.clone(), half.checks);
+fn park(broker: &Arc<Broker>, found: &Found, half: &Half) -> Looked {
+    let at = found.at;
     match resolve(broker, found, Outcome::Park) {
-        Ok(Resolved::Before | Resolved::NotYetSeen) => {}
-        Ok(Resolved::Now(_)) => tracing::warn!(
-            half = at.number(),
-            group = &*group,
-            checks,
-            "nobody decided a transaction; its message is parked in {}",
-            topic::TRANS_CHECK_MAX_TIME
-        ),
+        Ok(Resolved::Before | Resolved::NotYetSeen) => Looked::Done,
+        Ok(Resolved::Now(_)) => {
+            tracing::debug!(
+                half = at.number(),
+                group = &*half.group,
+                checks = half.checks,
+                "parked"
+            );
+            Looked::Parked
+        }
         Err(refused) => {
             let later = broker.clock.monotonic() + Duration::from_secs(1);
             broker.transactions.halves.put_off(at, later);
             tracing::warn!(half = at.number(), remark = %refused.remark, "a transaction could not be parked");
+            Looked::Done
         }
     }
 }

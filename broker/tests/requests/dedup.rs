@@ -41,6 +41,12 @@ async fn a_repeat_is_answered_as_the_first_and_stored_once() {
         assert_eq!(first.code, 0, "{:?}", first.remark);
         let again = asked.send("T", 1, &text("p", "7"), b"once").await;
         assert_eq!(said(&again), said(&first));
+        // The client may give each attempt an id, or none.
+        for attempt in ["UNIQ_KEY\u{1}other\u{2}", ""] {
+            let text = text("p", "7").replace("UNIQ_KEY\u{1}U\u{2}", attempt);
+            let again = asked.send("T", 1, &text, b"once").await;
+            assert_eq!(said(&again), said(&first));
+        }
         // Another queue is not another message.
         let elsewhere = asked.send("T", 2, &text("p", "7"), b"once").await;
         assert_eq!(said(&elsewhere), said(&first));

@@ -1,0 +1,228 @@
+//! Transactions by the thousand: `transactions produce NAMESRV TOPIC GROUP NAME COUNT LOG`, `transactions collect NAMESRV
+//! TOPIC FILE`, `transactions commit NAMESRV TOPIC GROUP COUNT`.
+//!
+//! `produce` sends COUNT transactions of which some are committed, some rolled back, some decided by a check only and some
+//! never, as the first letter of their bodies says. What happens is written to LOG first, a line each, so that a killed
+//! process has told all that it did; started again it goes on where LOG ends, and stays for the checks. Each message has
+//! `AGENA_PRODUCER_ID` and `AGENA_SEQUENCE`, so that a send which the client repeats is one half message. `collect` writes
+//! what consumers can see: transaction id and body, a line each. `commit` commits COUNT transactions as fast as it goes,
+//! against any broker. `.ci/chaos-transactions` and `benches/transactions` use it.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agena_client::{
+    Message, Producer, PullConsumer, ReceivedMessage, Resolution, TransactionListener,
+    TransactionProducer,
+};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+const IN_FLIGHT: u32 = 64;
+
+type Outcome = Result<String, Box<dyn Error>>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words[..] {
+        ["produce", name_server, topic, group, name, count, log] => match count.parse() {
+            Ok(count) => produce(name_server, topic, group, name, count, Path::new(log)).await,
+            Err(error) => Err(format!("COUNT {count}: {error}").into()),
+        },
+        ["collect", name_server, topic, file] => collect(name_server, topic, Path::new(file)).await,
+        ["commit", name_server, topic, group, count] => match count.parse() {
+            Ok(count) => commit(name_server, topic, group, count).await,
+            Err(error) => Err(format!("COUNT {count}: {error}").into()),
+        },
+        _ => Err("usage: transactions produce NAMESRV TOPIC GROUP NAME COUNT LOG | transactions collect NAMESRV TOPIC FILE | \
+                  transactions commit NAMESRV TOPIC GROUP COUNT"
+            .into()),
+    };
+    match outcome {
+        Ok(said) => {
+            let _ = writeln!(std::io::stdout(), "{said}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "transactions: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What becomes of the transaction with this number; all kinds come soon, in no order that matters.
+fn kind(number: u64) -> char {
+    let mixed = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    match mixed % 20 {
+        0..=10 => 'c',  // committed at once
+        11..=14 => 'r', // rolled back at once
+        15..=16 => 'C', // committed when asked
+        17..=18 => 'R', // rolled back when asked
+        _ => 'u',       // never known
+    }
+}
+
+/// Decides as the body says and writes down what it is asked.
+struct AsTheBodySays(File);
+
+impl AsTheBodySays {
+    fn note(&self, line: String) {
+        // One write for a line: of a killed process the file has whole lines.
+        let _ = (&self.0).write_all((line + "\n").as_bytes());
+    }
+}
+
+impl TransactionListener for AsTheBodySays {
+    async fn execute(&self, message: &Message, transaction_id: &str) -> Resolution {
+        let body = String::from_utf8_lossy(message.body()).into_owned();
+        self.note(format!("execute {transaction_id} {body}"));
+        match body.chars().next() {
+            Some('c') => Resolution::Commit,
+            Some('r') => Resolution::Rollback,
+            _ => Resolution::Unknown,
+        }
+    }
+
+    async fn check(&self, message: &ReceivedMessage) -> Resolution {
+        self.note(format!("check {}", message.msg_id()));
+        match message.body.first() {
+            Some(b'c' | b'C') => Resolution::Commit,
+            Some(b'r' | b'R') => Resolution::Rollback,
+            _ => Resolution::Unknown,
+        }
+    }
+}
+
+async fn produce(
+    name_server: &str,
+    topic: &str,
+    group: &str,
+    name: &str,
+    count: u64,
+    log: &Path,
+) -> Outcome {
+    let begin = match File::open(log) {
+        Ok(file) => BufReader::new(file)
+            .lines()
+            .map_while(Result::ok)
+            .filter(|line| line.starts_with("execute "))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+            .max()
+            .map_or(0, |last| last + 1),
+        Err(_) => 0,
+    };
+    let file = File::options().create(true).append(true).open(log)?;
+    let producer = Producer::builder(group)
+        .name_servers(name_server)
+        .topics([topic])
+        .timeout(Duration::from_secs(3))
+        .start_transactional(AsTheBodySays(file))
+        .await?;
+    let producer = Arc::new(producer);
+    // A new life is another producer: what the last one had under way is not known here.
+    let id = format!("{name}-{}", std::process::id());
+    let in_flight = Arc::new(Semaphore::new(IN_FLIGHT as usize));
+    for number in begin..count {
+        let room = Arc::clone(&in_flight).acquire_owned().await?;
+        let (producer, body) = (
+            producer.clone(),
+            format!("{} {name} {number}", kind(number)),
+        );
+        let message = Message::new(topic, body)
+            .with_property("AGENA_PRODUCER_ID", id.as_str())
+            .with_property("AGENA_SEQUENCE", number.to_string());
+        tokio::spawn(async move {
+            // The same message again, as long as it takes: it is one half message.
+            while producer.send(message.clone()).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            drop(room);
+        });
+    }
+    let _all = in_flight.acquire_many(IN_FLIGHT).await?;
+    writeln!(std::io::stdout(), "sent")?;
+    // Whoever started this process ends it when nothing is pending any more.
+    std::future::pending::<()>().await;
+    Ok(String::new())
+}
+
+async fn collect(name_server: &str, topic: &str, file: &Path) -> Outcome {
+    let consumer = PullConsumer::builder("transactions_collector")
+        .name_servers(name_server)
+        .auto_commit(None)
+        .start()
+        .await?;
+    let queues = consumer.queues_of(topic).await?;
+    let mut left = 0;
+    for queue in &queues {
+        left += consumer.max_offset(queue).await? - consumer.min_offset(queue).await?;
+    }
+    consumer.assign(queues.clone()).await;
+    for queue in &queues {
+        consumer.seek_to_begin(queue).await?;
+    }
+    let mut out = BufWriter::new(File::create(file)?);
+    let mut count = 0;
+    while left > 0 {
+        let messages = consumer.poll(Duration::from_secs(10)).await?;
+        if messages.is_empty() {
+            return Err(format!("{left} messages do not come").into());
+        }
+        for message in messages {
+            let body = String::from_utf8_lossy(&message.body).into_owned();
+            writeln!(out, "{} {body}", message.msg_id())?;
+            left -= 1;
+            count += 1;
+        }
+    }
+    out.flush()?;
+    consumer.shutdown().await;
+    Ok(format!("collected {count} messages"))
+}
+
+/// Commits everything.
+struct Commits;
+
+impl TransactionListener for Commits {
+    async fn execute(&self, _: &Message, _: &str) -> Resolution {
+        Resolution::Commit
+    }
+
+    async fn check(&self, _: &ReceivedMessage) -> Resolution {
+        Resolution::Commit
+    }
+}
+
+async fn commit(name_server: &str, topic: &str, group: &str, count: u64) -> Outcome {
+    let producer: TransactionProducer = Producer::builder(group)
+        .name_servers(name_server)
+        .topics([topic])
+        .timeout(Duration::from_secs(10))
+        .start_transactional(Commits)
+        .await?;
+    let producer = Arc::new(producer);
+    let in_flight = Arc::new(Semaphore::new(IN_FLIGHT as usize));
+    let body = vec![b'x'; 1_024];
+    let begin = Instant::now();
+    for _ in 0..count {
+        let room = Arc::clone(&in_flight).acquire_owned().await?;
+        let (producer, message) = (producer.clone(), Message::new(topic, body.clone()));
+        tokio::spawn(async move {
+            let sent = producer.send(message).await;
+            drop(room);
+            if let Err(error) = sent {
+                let _ = writeln!(std::io::stderr(), "transactions: {error}");
+            }
+        });
+    }
+    let _all = in_flight.acquire_many(IN_FLIGHT).await?;
+    let took = begin.elapsed();
+    Ok(format!("committed {count} in {} ms", took.as_millis()))
+}
