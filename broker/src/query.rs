@@ -22,7 +22,7 @@ use agena_protocol::queue::QueueId;
 use agena_protocol::response_code::ResponseCode;
 use agena_remoting::connection::Connection;
 use agena_remoting::reply::Replies;
-use agena_store::{Boundary, Everything, ReadRequest, ReadStatus, Residency};
+use agena_store::Boundary;
 
 use crate::broker::Broker;
 use crate::offsets::Committed;
@@ -72,16 +72,12 @@ pub(crate) fn query_consumer_offset(broker: &Broker, frame: &Frame<'_>, replies:
 
 /// The queue's first message is there and lies within what counts as memory.
 fn is_young(broker: &Broker, topic: &str, queue: QueueId) -> bool {
-    let first = ReadRequest {
-        topic,
-        queue_id: queue,
-        offset: 0,
-        messages_max: 1,
-        bytes_max: None,
-        residency: Residency::MemoryOnly,
-    };
-    let outcome = broker.store.read(&first, &Everything);
-    outcome.status == ReadStatus::Found && !outcome.is_far_behind
+    let start = QueueOffset::new(0);
+    let first = broker.store.entries(topic, queue, start, 1).pop();
+    first.is_some_and(|first| {
+        let offset = PhysicalOffset::new(first.physical_offset);
+        broker.store.min_offset(topic, queue) == start && broker.store.counts_as_in_memory(offset)
+    })
 }
 
 /// Request 15: how far a group is.

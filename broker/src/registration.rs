@@ -307,12 +307,23 @@ fn period(broker: &Broker) -> Duration {
 }
 
 /// One registration; true if the name server took it. Logs when the outcome differs from the last.
-async fn attempt(broker: &Broker, address: &str, due: Due, number: u64) -> bool {
+async fn attempt(broker: &Arc<Broker>, address: &str, due: Due, number: u64) -> bool {
     let registration = &broker.registration;
-    let command = match due {
-        Due::Everything => message::everything(broker),
-        Due::Changes(topics) => message::changes(broker, &topics),
-        Due::Nothing => return true,
+    let speaker = broker.clone();
+    // Twenty thousand topics take a while to encode; the threads that serve connections have other things to do.
+    let encoded = tokio::task::spawn_blocking(move || match due {
+        Due::Everything => Some(message::everything(&speaker)),
+        Due::Changes(topics) => Some(message::changes(&speaker, &topics)),
+        Due::Nothing => None,
+    });
+    let command = match encoded.await {
+        Ok(Some(command)) => command,
+        Ok(None) => return true,
+        Err(error) => {
+            // The runtime ends, or encoding panicked, which the panic hook has reported.
+            tracing::debug!(%error, "nothing to register");
+            return registration.state.attempted(address, number, false);
+        }
     };
     let timeout = broker.config.get().register_broker_timeout;
     let outcome = registration.client.call(address, command, timeout).await;

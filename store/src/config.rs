@@ -56,8 +56,8 @@ pub struct StoreConfig {
 /// Limits of one read (spec/store.md §9.1).
 #[derive(Debug, Clone)]
 pub struct ReadLimits {
-    /// Bytes behind the end of the log that count as being in memory; RocketMQ: 40 % of the physical memory
-    /// (`accessMessageInMemoryMaxRatio`).
+    /// Bytes behind the end of the log that count as being in memory for the limits below; RocketMQ: 40 % of the physical
+    /// memory (`accessMessageInMemoryMaxRatio`). Whether a read has to wait for the device is looked up, not guessed by this.
     pub resident_bytes: u64,
     /// `maxTransferBytesOnMessageInMemory`, 262,144.
     pub bytes_in_memory: usize,

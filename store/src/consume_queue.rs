@@ -15,8 +15,10 @@ use agena_protocol::sys_flag::TransactionState;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::batch_queue::{self, BatchEntry};
-use crate::entry_log::{EntryFiles, EntryLog, QueueName, Touched};
+use crate::entry_log::{EntryFiles, EntryLog, QueueName};
 use crate::error::StoreError;
+use crate::read::Residency;
+use crate::unsynced::Unsynced;
 
 /// Bytes of an entry.
 pub(crate) const ENTRY_BYTES: usize = 8 + 4 + 8;
@@ -118,6 +120,8 @@ pub(crate) struct Queue {
     loaded: AtomicBool,
     /// Whether the table's list of queues to write has it; set by whoever puts it there.
     pub(crate) listed: AtomicBool,
+    /// Its topic was deleted; nothing is written any more. Changed and read by whoever holds the table's `file_changes`.
+    pub(crate) is_removed: AtomicBool,
     state: Mutex<QueueState>,
 }
 
@@ -144,6 +148,7 @@ impl Queue {
             next: AtomicU64::new(0),
             loaded: AtomicBool::new(true),
             listed: AtomicBool::new(false),
+            is_removed: AtomicBool::new(false),
             state: Mutex::new(QueueState {
                 log: EntryLog::empty(files),
                 min: 0,
@@ -337,29 +342,191 @@ impl Queue {
 
     /// First message whose record there is, when the log begins at `log_start`.
     pub(crate) fn min(&self, files: &EntryFiles, log_start: u64) -> Result<u64, StoreError> {
-        self.state
-            .lock()
-            .min(files, &self.name, self.kind, log_start)
+        let (min, range) = {
+            let mut state = self.state.lock();
+            if state.min_for == log_start && state.min >= state.log.start() {
+                return Ok(state.min.min(state.max));
+            }
+            if state.physical_end <= log_start && state.max > 0 {
+                state.min = state.max;
+                state.min_for = log_start;
+                return Ok(state.max);
+            }
+            (state.min, (state.log.start(), state.log.end()))
+        };
+        let found = self.find_min(files, log_start, min, range)?;
+        let mut state = self.state.lock();
+        // Retention may have gone on meanwhile, and somebody may have found out where to.
+        if state.min_for <= log_start {
+            state.min = found.max(state.min);
+            state.min_for = log_start;
+        }
+        Ok(state.min)
     }
 
-    /// Writes the entries whose records lie below `durable`; they are on disk when the touched files are synced.
+    fn find_min(
+        &self,
+        files: &EntryFiles,
+        log_start: u64,
+        min: u64,
+        mut range: (u64, u64),
+    ) -> Result<u64, StoreError> {
+        if self.kind == Kind::Simple {
+            range.0 = range.0.max(min.min(range.1));
+        }
+        let is_there = |entry: &Entry| entry.physical_offset >= log_start;
+        let mut number = self.first_where(files, range, is_there)?;
+        if self.kind == Kind::Batch {
+            return self.offset_of(files, number);
+        }
+        let is_filler = |number| {
+            let entry = self.entry(files, number)?.0;
+            Ok::<_, StoreError>(entry.is_none_or(|entry| entry.is_filler()))
+        };
+        while number < range.1 && is_filler(number)? {
+            number += 1;
+        }
+        Ok(number)
+    }
+
+    /// The first message whose record does not lie below `physical` in the log; the queue's end when there is none.
+    pub(crate) fn first_at(&self, files: &EntryFiles, physical: u64) -> Result<u64, StoreError> {
+        let range = {
+            let state = self.lock();
+            if state.physical_end <= physical {
+                return Ok(state.max);
+            }
+            (state.log.start(), state.log.end())
+        };
+        let is_there = |entry: &Entry| entry.physical_offset >= physical;
+        let number = self.first_where(files, range, is_there)?;
+        self.offset_of(files, number)
+    }
+
+    /// The number of the first message in an entry; behind the last entry that of the next message.
+    fn offset_of(&self, files: &EntryFiles, number: u64) -> Result<u64, StoreError> {
+        if self.kind == Kind::Simple {
+            return Ok(number);
+        }
+        let state = self.lock();
+        if number >= state.log.end() {
+            return Ok(state.max);
+        }
+        drop(state);
+        Ok(self.entry(files, number)?.1)
+    }
+
+    /// Whether the first file still has a record at or behind `log_start`, told by its last entry.
+    pub(crate) fn needs_first_file(
+        &self,
+        files: &EntryFiles,
+        log_start: u64,
+    ) -> Result<bool, StoreError> {
+        let last = (self.lock().log.files().0 + 1) * files.file_entries() - 1;
+        let entry = self.entry(files, last)?.0;
+        Ok(entry.is_some_and(|entry| !entry.is_filler() && entry.physical_offset >= log_start))
+    }
+
+    /// Reads up to `count` entries from `from` on into `out`, and only what there is; at times fewer. A file is read without
+    /// the queue's lock, since dispatch takes that for every message. False when the caller may not wait for the device and
+    /// would have to.
+    pub(crate) fn read(
+        &self,
+        files: &EntryFiles,
+        from: u64,
+        count: u64,
+        residency: Residency,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, StoreError> {
+        let Some(range) = self.lock().log.read_tail(files, from, count, out) else {
+            return Ok(true);
+        };
+        files
+            .read(&self.name, &range, residency, out)
+            .or_else(|error| {
+                out.clear();
+                // Retention may just have taken the file, or an operator the topic.
+                let state = self.lock();
+                let is_gone = range.start < state.log.start() || range.end > state.log.written();
+                if is_gone { Ok(true) } else { Err(error) }
+            })
+    }
+
+    /// Entry number `number`, with its queue offset and how many messages it stands for.
+    pub(crate) fn entry(
+        &self,
+        files: &EntryFiles,
+        number: u64,
+    ) -> Result<(Option<Entry>, u64, u16), StoreError> {
+        let mut bytes = Vec::new();
+        self.read(files, number, 1, Residency::Anywhere, &mut bytes)?;
+        Ok(decode(self.kind, number, &bytes))
+    }
+
+    /// The number of the entry that holds message `queue_offset`, or the one behind.
+    pub(crate) fn number_of(
+        &self,
+        files: &EntryFiles,
+        queue_offset: u64,
+    ) -> Result<u64, StoreError> {
+        if self.kind == Kind::Simple {
+            return Ok(queue_offset);
+        }
+        let (start, end) = self.entries();
+        batch_queue::find_number(start, end, queue_offset, |number| {
+            let (_, base, messages) = self.entry(files, number)?;
+            Ok((base, messages))
+        })
+    }
+
+    /// Numbers of the first entry and of the one behind the last.
+    pub(crate) fn entries(&self) -> (u64, u64) {
+        let state = self.lock();
+        (state.log.start(), state.log.end())
+    }
+
+    /// The first entry of `range` that is no filler and for which `is_right` holds, which holds for all behind it.
+    pub(crate) fn first_where(
+        &self,
+        files: &EntryFiles,
+        range: (u64, u64),
+        is_right: impl FnMut(&Entry) -> bool,
+    ) -> Result<u64, StoreError> {
+        first_where(range, |number| Ok(self.entry(files, number)?.0), is_right)
+    }
+
+    /// Writes the entries whose records lie below `durable`; they are on disk when what is `unsynced` is. Files are written
+    /// without the queue's lock; nobody else may write or remove them meanwhile.
     pub(crate) fn write(
         &self,
         files: &EntryFiles,
         durable: u64,
-        touched: &mut Vec<Touched>,
-    ) -> Result<usize, StoreError> {
-        let mut state = self.state.lock();
-        let mut upto = state.log.end();
-        if state.physical_end > durable {
-            upto = state.count_below(files, &self.name, self.kind, durable)?;
-        }
+        unsynced: &mut Unsynced,
+    ) -> Result<Written, StoreError> {
+        let filler = Entry::FILLER.encode();
         let filler = match self.kind {
-            Kind::Simple => Entry::FILLER.encode().to_vec(),
-            Kind::Batch => Vec::new(),
+            Kind::Simple => &filler[..],
+            Kind::Batch => &[],
         };
-        state.log.write(files, &self.name, upto, &filler, touched)?;
-        Ok(state.log.unwritten_bytes())
+        let mut is_first = false;
+        loop {
+            let part = {
+                let state = self.lock();
+                let upto = if state.physical_end > durable {
+                    state.count_below(files, &self.name, self.kind, durable)?
+                } else {
+                    state.log.end()
+                };
+                state.log.unwritten(files, upto)
+            };
+            let Some(part) = part else { break };
+            unsynced.add(files.write(&self.name, &part, filler)?);
+            is_first |= self.lock().log.note_written(files, &part);
+        }
+        Ok(Written {
+            left_bytes: self.lock().log.unwritten_bytes(),
+            is_first,
+        })
     }
 
     /// What a clean stop writes down.
@@ -372,6 +539,15 @@ impl Queue {
             physical_end: state.physical_end,
         }
     }
+}
+
+/// What [`Queue::write`] did.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Written {
+    /// Bytes of entries that are still in memory only.
+    pub(crate) left_bytes: usize,
+    /// The queue had no file before.
+    pub(crate) is_first: bool,
 }
 
 /// A queue in four numbers, see [`Queue::restore`].
@@ -406,8 +582,8 @@ impl QueueState {
         self.physical_end = new.entry.physical_end();
     }
 
-    /// Entry number `number`, with its queue offset and how many messages it stands for.
-    pub(crate) fn entry(
+    /// As [`Queue::entry`], for those who hold the lock: recovery, and the writer for entries in memory.
+    fn entry(
         &self,
         files: &EntryFiles,
         name: &QueueName,
@@ -416,60 +592,24 @@ impl QueueState {
     ) -> Result<(Option<Entry>, u64, u16), StoreError> {
         let mut bytes = Vec::new();
         self.log.read(files, name, number, 1, &mut bytes)?;
-        Ok(match kind {
-            Kind::Simple => (Entry::decode(&bytes), number, 1),
-            Kind::Batch => BatchEntry::decode(&bytes).map_or((None, 0, 0), |batch| {
-                (Some(batch.entry), batch.base, batch.messages)
-            }),
-        })
+        Ok(decode(kind, number, &bytes))
     }
 
-    /// The number of the entry that holds message `queue_offset`, or the one behind.
-    pub(crate) fn number_of(
+    /// As [`Queue::number_of`], in recovery.
+    fn number_of(
         &self,
         files: &EntryFiles,
         name: &QueueName,
         kind: Kind,
         queue_offset: u64,
     ) -> Result<u64, StoreError> {
-        match kind {
-            Kind::Simple => Ok(queue_offset),
-            Kind::Batch => {
-                batch_queue::find_number(self.log.start(), self.log.end(), queue_offset, |number| {
-                    let (_, base, messages) = self.entry(files, name, kind, number)?;
-                    Ok((base, messages))
-                })
-            }
+        if kind == Kind::Simple {
+            return Ok(queue_offset);
         }
-    }
-
-    /// The first entry of `[low, high)` that is no filler and for which `is_right` holds, which holds for all behind it.
-    pub(crate) fn first_where(
-        &self,
-        files: &EntryFiles,
-        name: &QueueName,
-        kind: Kind,
-        (mut low, mut high): (u64, u64),
-        mut is_right: impl FnMut(&Entry) -> bool,
-    ) -> Result<u64, StoreError> {
-        while low < high {
-            let middle = low + (high - low) / 2;
-            // Fillers tell nothing: the next entry to the right decides for them.
-            let mut probe = middle;
-            let right = loop {
-                match self.entry(files, name, kind, probe)?.0 {
-                    Some(entry) if !entry.is_filler() => break is_right(&entry),
-                    _ if probe + 1 < high => probe += 1,
-                    _ => break true,
-                }
-            };
-            if right {
-                high = middle;
-            } else {
-                low = probe + 1;
-            }
-        }
-        Ok(low)
+        batch_queue::find_number(self.log.start(), self.log.end(), queue_offset, |number| {
+            let (_, base, messages) = self.entry(files, name, kind, number)?;
+            Ok((base, messages))
+        })
     }
 
     fn count_below(
@@ -479,92 +619,13 @@ impl QueueState {
         kind: Kind,
         durable: u64,
     ) -> Result<u64, StoreError> {
-        let range = (self.log.start(), self.log.end());
-        self.first_where(files, name, kind, range, |entry| {
-            entry.physical_end() > durable
-        })
-    }
-
-    pub(crate) fn min(
-        &mut self,
-        files: &EntryFiles,
-        name: &QueueName,
-        kind: Kind,
-        log_start: u64,
-    ) -> Result<u64, StoreError> {
-        if self.min_for == log_start && self.min >= self.log.start() {
-            return Ok(self.min.min(self.max));
-        }
-        self.min = if self.physical_end <= log_start && self.max > 0 {
-            self.max
-        } else {
-            let mut range = (self.log.start(), self.log.end());
-            if kind == Kind::Simple {
-                range.0 = range.0.max(self.min.min(range.1));
-            }
-            let number = self.first_where(files, name, kind, range, |entry| {
-                entry.physical_offset >= log_start
-            })?;
-            match kind {
-                Kind::Simple => self.skip_fillers(files, name, number)?,
-                Kind::Batch if number >= range.1 => self.max,
-                Kind::Batch => self.entry(files, name, kind, number)?.1,
-            }
-        };
-        self.min_for = log_start;
-        Ok(self.min)
-    }
-
-    /// The first message whose record does not lie below `physical` in the log; the queue's end when there is none.
-    pub(crate) fn first_at(
-        &self,
-        files: &EntryFiles,
-        name: &QueueName,
-        kind: Kind,
-        physical: u64,
-    ) -> Result<u64, StoreError> {
-        if self.physical_end <= physical {
-            return Ok(self.max);
-        }
-        let range = (self.log.start(), self.log.end());
-        let number = self.first_where(files, name, kind, range, |entry| {
-            entry.physical_offset >= physical
-        })?;
-        match kind {
-            Kind::Simple => Ok(number),
-            Kind::Batch if number >= range.1 => Ok(self.max),
-            Kind::Batch => Ok(self.entry(files, name, kind, number)?.1),
-        }
-    }
-
-    /// Whether the first file still has a record at or behind `log_start`, told by its last entry.
-    pub(crate) fn needs_first_file(
-        &self,
-        files: &EntryFiles,
-        name: &QueueName,
-        kind: Kind,
-        log_start: u64,
-    ) -> Result<bool, StoreError> {
-        let last = (self.log.files().0 + 1) * files.file_entries() - 1;
-        let entry = self.entry(files, name, kind, last)?.0;
-        Ok(entry.is_some_and(|entry| !entry.is_filler() && entry.physical_offset >= log_start))
-    }
-
-    fn skip_fillers(
-        &self,
-        files: &EntryFiles,
-        name: &QueueName,
-        mut number: u64,
-    ) -> Result<u64, StoreError> {
-        while number < self.log.end()
-            && self
-                .entry(files, name, Kind::Simple, number)?
-                .0
-                .is_none_or(|entry| entry.is_filler())
-        {
-            number += 1;
-        }
-        Ok(number)
+        // What is on disk was below it already, and is not read again under the lock.
+        let range = (self.log.written(), self.log.end());
+        first_where(
+            range,
+            |number| Ok(self.entry(files, name, kind, number)?.0),
+            |entry| entry.physical_end() > durable,
+        )
     }
 
     /// Makes sure that an entry in front of the end is the one it should be.
@@ -594,6 +655,42 @@ impl QueueState {
         }
         Ok(Put::Mended)
     }
+}
+
+/// What an entry's bytes say; see [`Queue::entry`].
+fn decode(kind: Kind, number: u64, bytes: &[u8]) -> (Option<Entry>, u64, u16) {
+    match kind {
+        Kind::Simple => (Entry::decode(bytes), number, 1),
+        Kind::Batch => BatchEntry::decode(bytes).map_or((None, 0, 0), |batch| {
+            (Some(batch.entry), batch.base, batch.messages)
+        }),
+    }
+}
+
+/// As [`Queue::first_where`], with entries from `read`.
+fn first_where(
+    (mut low, mut high): (u64, u64),
+    mut read: impl FnMut(u64) -> Result<Option<Entry>, StoreError>,
+    mut is_right: impl FnMut(&Entry) -> bool,
+) -> Result<u64, StoreError> {
+    while low < high {
+        let middle = low + (high - low) / 2;
+        // Fillers tell nothing: the next entry to the right decides for them.
+        let mut probe = middle;
+        let right = loop {
+            match read(probe)? {
+                Some(entry) if !entry.is_filler() => break is_right(&entry),
+                _ if probe + 1 < high => probe += 1,
+                _ => break true,
+            }
+        };
+        if right {
+            high = middle;
+        } else {
+            low = probe + 1;
+        }
+    }
+    Ok(low)
 }
 
 #[cfg(test)]

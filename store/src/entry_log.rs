@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,12 +16,20 @@ use parking_lot::Mutex;
 
 use crate::error::StoreError;
 use crate::medium::{Access, Medium, StoreFile};
+use crate::read::Residency;
 use crate::segmented_log::{file_name, parse_file_name};
+use crate::unsynced::Touched;
 
-/// Written entries that are kept for readers at the tail.
-const KEPT_ENTRIES: u64 = 128;
-/// What the tail may hold in addition before it is trimmed, so that trimming is rare.
-const TRIM_SLACK: u64 = 896;
+/// Bytes of written entries that all queues of a kind keep for readers at the tail.
+const KEPT_BYTES_MAX: u64 = 64 << 20;
+/// Entries that one queue's tail has at most before it is trimmed, and at least, however many queues there are.
+const TAIL_ENTRIES_MAX: u64 = 1024;
+const TAIL_ENTRIES_MIN: u64 = 16;
+/// Trimming leaves this part of them, so that it is rare.
+const TRIM_TO: u64 = 8;
+
+/// Read at once to see whether a queue ends there.
+const PAGE_BYTES: u64 = 4096;
 
 /// The files of all queues of one kind, of which a bounded number is open.
 #[derive(Debug)]
@@ -31,6 +40,9 @@ pub(crate) struct EntryFiles {
     file_bytes: u64,
     open_max: usize,
     open: Mutex<OpenFiles>,
+    /// Written entries that a tail may keep: fewer, the more queues there are. Any thread sets and reads it; a value of a
+    /// moment ago only trims a tail a little earlier or later.
+    tail_entries: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -74,7 +86,15 @@ impl EntryFiles {
             file_bytes,
             open_max,
             open: Mutex::default(),
+            tail_entries: AtomicU64::new(TAIL_ENTRIES_MAX),
         }
+    }
+
+    /// Tells how many queues share the memory for tails.
+    pub(crate) fn set_queue_count(&self, count: usize) {
+        let each = KEPT_BYTES_MAX / (self.entry_bytes * count.max(1) as u64);
+        let entries = each.clamp(TAIL_ENTRIES_MIN, TAIL_ENTRIES_MAX);
+        self.tail_entries.store(entries, Ordering::Relaxed);
     }
 
     /// The directory above the topics.
@@ -146,19 +166,67 @@ impl EntryFiles {
         }
         let path = self.path(name, file);
         let handle = Arc::new(self.open_path(&path, access)?);
+        // Dropped behind the lock: closing a file is a call of its own.
+        let mut closed = Vec::new();
         let mut open = self.open.lock();
-        if open.files.len() >= self.open_max
-            && let Some(oldest) = open
-                .files
-                .iter()
-                .min_by_key(|(_, (_, used))| *used)
-                .map(|(key, _)| *key)
-        {
-            open.files.remove(&oldest);
+        if open.files.len() >= self.open_max {
+            // Half of them at once, those not used for longest, so that one open costs a few steps on average.
+            let limit = open.uses.saturating_sub(self.open_max as u64 / 2);
+            open.files.retain(|_, (handle, used)| {
+                let is_kept = *used > limit;
+                if !is_kept {
+                    closed.push(Arc::clone(handle));
+                }
+                is_kept
+            });
         }
+        open.uses += 1;
         let now = open.uses;
         open.files.insert(key, (Arc::clone(&handle), now));
         Ok(handle)
+    }
+
+    /// Reads the entries of `range`, which are on disk and in one file. False when the caller may not wait for the device and
+    /// would have to.
+    pub(crate) fn read(
+        &self,
+        name: &QueueName,
+        range: &Range<u64>,
+        residency: Residency,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, StoreError> {
+        let handle = self.open(name, range.start / self.file_entries(), Access::Write)?;
+        let at = (range.start % self.file_entries()) * self.entry_bytes;
+        let bytes = (range.end - range.start) * self.entry_bytes;
+        out.resize(usize::try_from(bytes).unwrap_or(0), 0);
+        let is_read = match residency {
+            Residency::MemoryOnly => self.medium.read_cached_at(&handle, out, at),
+            Residency::Anywhere => self.medium.read_at(&handle, out, at).map(|()| true),
+        };
+        is_read.map_err(|error| StoreError::io("read", &handle.path, error))
+    }
+
+    /// Writes entries that were taken from a tail; `filler` stands in front of a queue that begins within a file.
+    pub(crate) fn write(
+        &self,
+        name: &QueueName,
+        part: &Unwritten,
+        filler: &[u8],
+    ) -> Result<Touched, StoreError> {
+        let file = self.open(name, part.file, Access::Create)?;
+        let fail = |error| StoreError::io("write", &file.path, error);
+        let first = part.entries.start % self.file_entries();
+        if part.is_new_file && first > 0 {
+            let fillers = filler.repeat(usize::try_from(first).unwrap_or(0));
+            self.medium.write_at(&file, &fillers, 0).map_err(fail)?;
+        }
+        self.medium
+            .write_at(&file, &part.bytes, first * self.entry_bytes)
+            .map_err(fail)?;
+        Ok(Touched {
+            file,
+            is_new: part.is_new_file,
+        })
     }
 
     fn open_path(&self, path: &Path, access: Access) -> Result<StoreFile, StoreError> {
@@ -217,11 +285,13 @@ pub(crate) struct EntryLog {
     entry_bytes: usize,
 }
 
-/// A file that got entries, and whether it is new.
+/// Entries of one file that are to be written, as they were when they were looked at.
 #[derive(Debug)]
-pub(crate) struct Touched {
-    pub(crate) file: Arc<StoreFile>,
-    pub(crate) is_new: bool,
+pub(crate) struct Unwritten {
+    file: u64,
+    is_new_file: bool,
+    entries: Range<u64>,
+    bytes: Vec<u8>,
 }
 
 impl EntryLog {
@@ -251,6 +321,11 @@ impl EntryLog {
     /// Number of the first entry there is, which may be a filler.
     pub(crate) fn start(&self) -> u64 {
         self.start
+    }
+
+    /// Number of the first entry that is not on disk.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
     }
 
     /// Number behind the last entry.
@@ -299,7 +374,7 @@ impl EntryLog {
             .min(self.tail.len())
     }
 
-    /// Reads up to `count` entries from `from` on into `out`, from one file at most, and only what there is.
+    /// Reads up to `count` entries from `from` on into `out`, from the tail or from one file, and only what there is.
     pub(crate) fn read(
         &self,
         files: &EntryFiles,
@@ -308,99 +383,72 @@ impl EntryLog {
         count: u64,
         out: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
+        match self.read_tail(files, from, count, out) {
+            None => Ok(()),
+            Some(range) => files
+                .read(name, &range, Residency::Anywhere, out)
+                .map(|_| ()),
+        }
+    }
+
+    /// The same as far as it needs no file; else the entries that have to be read from one. Those never change, so that may
+    /// be done without the queue's lock.
+    pub(crate) fn read_tail(
+        &self,
+        files: &EntryFiles,
+        from: u64,
+        count: u64,
+        out: &mut Vec<u8>,
+    ) -> Option<Range<u64>> {
         out.clear();
         let file_end = (from / files.file_entries() + 1) * files.file_entries();
         let to = from.saturating_add(count).min(self.end()).min(file_end);
         if from >= to || from < self.start {
-            return Ok(());
+            return None;
         }
-        if from >= self.tail_start {
-            out.extend_from_slice(&self.tail[self.tail_at(from)..self.tail_at(to)]);
-            return Ok(());
+        if from < self.tail_start {
+            return Some(from..to.min(self.written));
         }
-        let on_disk = to.min(self.written);
-        self.read_disk(files, name, from, on_disk, out)?;
-        if to > on_disk {
-            out.extend_from_slice(&self.tail[self.tail_at(on_disk)..self.tail_at(to)]);
-        }
-        Ok(())
+        out.extend_from_slice(&self.tail[self.tail_at(from)..self.tail_at(to)]);
+        None
     }
 
-    fn read_disk(
-        &self,
-        files: &EntryFiles,
-        name: &QueueName,
-        from: u64,
-        to: u64,
-        out: &mut Vec<u8>,
-    ) -> Result<(), StoreError> {
-        let file = from / files.file_entries();
-        let handle = files.open(name, file, Access::Write)?;
-        let at = (from % files.file_entries()) * files.entry_bytes;
-        let bytes = usize::try_from(to - from).unwrap_or(0) * self.entry_bytes;
-        out.resize(bytes, 0);
-        files
-            .medium
-            .read_at(&handle, out, at)
-            .map_err(|error| StoreError::io("read", &handle.path, error))
+    /// The next entries to write, of those below `upto`: of one file.
+    pub(crate) fn unwritten(&self, files: &EntryFiles, upto: u64) -> Option<Unwritten> {
+        let file = self.written / files.file_entries();
+        let to = upto.min(self.end()).min((file + 1) * files.file_entries());
+        (self.written < to).then(|| Unwritten {
+            file,
+            is_new_file: self.files.0 == self.files.1 || file >= self.files.1,
+            entries: self.written..to,
+            bytes: self.tail[self.tail_at(self.written)..self.tail_at(to)].to_vec(),
+        })
     }
 
-    /// Writes the entries below `upto` that are not on disk yet; `filler` stands in front of a queue that begins within a
-    /// file. What was written before an error stays written.
-    pub(crate) fn write(
-        &mut self,
-        files: &EntryFiles,
-        name: &QueueName,
-        upto: u64,
-        filler: &[u8],
-        touched: &mut Vec<Touched>,
-    ) -> Result<(), StoreError> {
-        let upto = upto.min(self.end());
-        while self.written < upto {
-            let file = self.written / files.file_entries();
-            let file_end = (file + 1) * files.file_entries();
-            let to = upto.min(file_end);
-            let is_new = self.files.0 == self.files.1 || file >= self.files.1;
-            let handle = files.open(name, file, Access::Create)?;
-            if is_new && !self.written.is_multiple_of(files.file_entries()) {
-                let count = usize::try_from(self.written % files.file_entries()).unwrap_or(0);
-                let fillers = filler.repeat(count);
-                files
-                    .medium
-                    .write_at(&handle, &fillers, 0)
-                    .map_err(|error| StoreError::io("write", &handle.path, error))?;
-            }
-            let bytes = &self.tail[self.tail_at(self.written)..self.tail_at(to)];
-            let at = (self.written % files.file_entries()) * files.entry_bytes;
-            files
-                .medium
-                .write_at(&handle, bytes, at)
-                .map_err(|error| StoreError::io("write", &handle.path, error))?;
-            self.written = to;
-            if is_new {
-                if self.files.0 == self.files.1 {
-                    self.files.0 = file;
-                    self.start = self.start.min(file * files.file_entries());
-                }
-                self.files.1 = file + 1;
-            }
-            touched.push(Touched {
-                file: handle,
-                is_new,
-            });
+    /// These entries are in their file. True when it is the queue's first.
+    pub(crate) fn note_written(&mut self, files: &EntryFiles, part: &Unwritten) -> bool {
+        let is_first = self.files.0 == self.files.1;
+        self.written = part.entries.end;
+        if is_first {
+            self.files.0 = part.file;
+            self.start = self.start.min(part.file * files.file_entries());
         }
-        self.trim();
-        Ok(())
+        if part.is_new_file {
+            self.files.1 = part.file + 1;
+        }
+        self.trim(files);
+        is_first
     }
 
     /// Lets go of written entries beyond those kept for readers.
-    fn trim(&mut self) {
+    fn trim(&mut self, files: &EntryFiles) {
+        let entries_max = files.tail_entries.load(Ordering::Relaxed);
         let keep_from = self
             .written
-            .saturating_sub(KEPT_ENTRIES)
+            .saturating_sub(entries_max / TRIM_TO)
             .max(self.tail_start);
-        if keep_from - self.tail_start >= TRIM_SLACK || self.tail.capacity() > 64 * self.tail.len()
-        {
+        let is_long = keep_from - self.tail_start >= entries_max - entries_max / TRIM_TO;
+        if is_long || self.tail.capacity() > 64 * self.tail.len() {
             let cut = self.tail_at(keep_from);
             self.tail.drain(..cut);
             self.tail_start = keep_from;
@@ -525,16 +573,25 @@ impl EntryLog {
             file -= 1;
             let base = file * files.file_entries();
             let all = Self::of_files(files, found, behind * files.file_entries());
+            // Most queues are short: one read of their first page tells.
+            let mut first_page = Vec::new();
+            let count = (PAGE_BYTES / files.entry_bytes).min(files.file_entries());
+            all.read(files, name, base, count, &mut first_page)?;
+            let entries: Vec<&[u8]> = first_page.chunks_exact(all.entry_bytes).collect();
+            let in_page = entries.partition_point(|entry| valid(entry)) as u64;
+            if in_page == 0 {
+                // Made for entries that never came, or torn: the file before decides.
+                continue;
+            }
+            if in_page < count {
+                return Ok(base + in_page);
+            }
             let mut entry = Vec::new();
             let mut is_valid = |number: u64| -> Result<bool, StoreError> {
                 all.read(files, name, base + number, 1, &mut entry)?;
                 Ok(valid(&entry))
             };
-            if !is_valid(0)? {
-                // Made for entries that never came, or torn: the file before decides.
-                continue;
-            }
-            let (mut low, mut high) = (0, files.file_entries());
+            let (mut low, mut high) = (in_page - 1, files.file_entries());
             while high - low > 1 {
                 let middle = low + (high - low) / 2;
                 if is_valid(middle)? {
@@ -546,5 +603,35 @@ impl EntryLog {
             return Ok(base + high);
         }
         Ok(first * files.file_entries())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::medium::DiskMedium;
+
+    #[test]
+    fn many_queues_keep_few_written_entries_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let medium = Arc::new(DiskMedium);
+        let files = EntryFiles::new(dir.path().to_owned(), medium, 20, 20 * 5000, 4);
+        let name = QueueName::new(Arc::from("T"), QueueId::new(0));
+        let mut log = EntryLog::empty(&files);
+        let mut kept = |queues| {
+            files.set_queue_count(queues);
+            for _ in 0..TAIL_ENTRIES_MAX {
+                log.push(&[1; 20]);
+            }
+            let part = log.unwritten(&files, u64::MAX).unwrap();
+            files.write(&name, &part, &[]).unwrap();
+            log.note_written(&files, &part);
+            log.tail.len() / 20
+        };
+        assert_eq!(kept(1), 128);
+        assert!(kept(1_000_000) <= 16);
+        let mut bytes = Vec::new();
+        log.read(&files, &name, 1000, 3, &mut bytes).unwrap();
+        assert_eq!(bytes, [1; 60], "what is not kept is read from the file");
     }
 }

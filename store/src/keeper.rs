@@ -8,10 +8,10 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::checkpoint::Mark;
-use crate::entry_log::Touched;
 use crate::error::StoreError;
 use crate::retention;
 use crate::store::Shared;
+use crate::unsynced::Unsynced;
 
 /// Queues that have gathered a page are written so often (`flushIntervalConsumeQueue`).
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
@@ -22,8 +22,6 @@ const MARK_INTERVAL_MANY: Duration = Duration::from_secs(60);
 const MANY_QUEUES: usize = 1000;
 /// While there is no space.
 const SPACE_INTERVAL: Duration = Duration::from_millis(500);
-/// More files than this are synced by one call for the whole file system.
-const SYNCED_SINGLY_MAX: usize = 32;
 
 /// Wakes the keeper.
 #[derive(Debug, Default)]
@@ -39,15 +37,6 @@ struct AlarmState {
     stopped: bool,
     /// Do not wait for the next interval.
     at_once: bool,
-}
-
-/// Files of queues with entries that are written and not synced. Shared, since a mark may also be made by a clean stop or
-/// by an operator's order: whoever makes one has to know of every file.
-#[derive(Debug)]
-pub(crate) struct Unsynced {
-    files: Vec<Touched>,
-    /// Too many to be listed, or not known.
-    all: bool,
 }
 
 /// What the keeper remembers between rounds.
@@ -176,65 +165,10 @@ impl Keeper {
     }
 }
 
-impl Unsynced {
-    /// Nothing, or, behind a recovery that wrote here and there, everything.
-    pub(crate) fn new(all: bool) -> Self {
-        Self {
-            files: Vec::new(),
-            all,
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        !self.all && self.files.is_empty()
-    }
-
-    fn add(&mut self, touched: &mut Vec<Touched>) {
-        if self.files.len() + touched.len() > SYNCED_SINGLY_MAX {
-            self.all = true;
-            self.files.clear();
-        } else if !self.all {
-            self.files.append(touched);
-        }
-    }
-
-    fn sync(&mut self, shared: &Shared) -> Result<(), StoreError> {
-        let medium = &shared.config.medium;
-        if self.all {
-            medium
-                .sync_all(&shared.config.root)
-                .map_err(|error| StoreError::io("sync", &shared.config.root, error))?;
-        }
-        let mut dirs = Vec::new();
-        for touched in &self.files {
-            medium
-                .sync_data(&touched.file)
-                .map_err(|error| StoreError::io("sync", &touched.file.path, error))?;
-            if touched.is_new {
-                // The queue's directory, the topic's, and the one of all queues.
-                dirs.extend(touched.file.path.ancestors().skip(1).take(4));
-            }
-        }
-        dirs.sort_unstable();
-        dirs.dedup();
-        for dir in dirs {
-            medium
-                .sync_dir(dir)
-                .map_err(|error| StoreError::io("sync", dir, error))?;
-        }
-        self.files.clear();
-        self.all = false;
-        Ok(())
-    }
-}
-
 /// Writes queue entries, of records that are on the device.
 fn write(shared: &Shared, unsynced: &mut Unsynced, all: bool) -> Result<(), StoreError> {
-    let mut touched = Vec::new();
     let durable = shared.commit.durable();
-    let result = shared.queues.write(durable, all, &mut touched);
-    unsynced.add(&mut touched);
-    result
+    shared.queues.write(durable, all, unsynced)
 }
 
 /// Writes everything, syncs it, and writes the checkpoint.
@@ -247,7 +181,7 @@ pub(crate) fn mark(shared: &Shared) -> Result<(), StoreError> {
     if let Some(index) = &shared.index {
         index.sync()?;
     }
-    unsynced.sync(shared)?;
+    sync_queues(shared, &mut unsynced)?;
     let mut checkpoint = shared.checkpoint.lock();
     let mark = Mark {
         offset,
@@ -267,4 +201,34 @@ pub(crate) fn mark(shared: &Shared) -> Result<(), StoreError> {
     checkpoint.confirmed = i64::try_from(shared.log.last_record().unwrap_or(0)).unwrap_or(0);
     checkpoint.mark = Some(mark);
     checkpoint.write(&shared.config.medium, &shared.config.root)
+}
+
+fn sync_queues(shared: &Shared, unsynced: &mut Unsynced) -> Result<(), StoreError> {
+    let medium = &shared.config.medium;
+    let Some(files) = unsynced.files() else {
+        medium
+            .sync_all(&shared.config.root)
+            .map_err(|error| StoreError::io("sync", &shared.config.root, error))?;
+        *unsynced = Unsynced::new(false);
+        return Ok(());
+    };
+    let mut dirs = Vec::new();
+    for touched in files {
+        medium
+            .sync_data(&touched.file)
+            .map_err(|error| StoreError::io("sync", &touched.file.path, error))?;
+        if touched.is_new {
+            // The queue's directory, the topic's, and the one of all queues.
+            dirs.extend(touched.file.path.ancestors().skip(1).take(4));
+        }
+    }
+    dirs.sort_unstable();
+    dirs.dedup();
+    for dir in dirs {
+        medium
+            .sync_dir(dir)
+            .map_err(|error| StoreError::io("sync", dir, error))?;
+    }
+    *unsynced = Unsynced::new(false);
+    Ok(())
 }

@@ -42,6 +42,7 @@ mod segmented_log;
 mod snapshot;
 mod stats;
 mod store;
+mod unsynced;
 
 pub use append_batch::{AppendBatch, Appended, NewMessage, Placed};
 pub use checkpoint::{Checkpoint, Mark};

@@ -3,12 +3,13 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::ReadWriteFlags;
 
 /// An open file and its name.
 #[derive(Debug)]
@@ -93,6 +94,11 @@ pub trait Medium: Send + Sync + fmt::Debug + 'static {
     fn next_data(&self, file: &StoreFile, at: u64) -> io::Result<Option<u64>>;
     /// Reads exactly.
     fn read_at(&self, file: &StoreFile, bytes: &mut [u8], at: u64) -> io::Result<()>;
+    /// Reads exactly, unless that would have to wait for the device: then false, and `bytes` are anything. A medium that cannot
+    /// tell reads.
+    fn read_cached_at(&self, file: &StoreFile, bytes: &mut [u8], at: u64) -> io::Result<bool> {
+        self.read_at(file, bytes, at).map(|()| true)
+    }
     /// Writes all.
     fn write_at(&self, file: &StoreFile, bytes: &[u8], at: u64) -> io::Result<()>;
     /// Everything written to the file, through a mapping or not, is on the device when this returns.
@@ -197,6 +203,20 @@ impl Medium for DiskMedium {
 
     fn read_at(&self, file: &StoreFile, bytes: &mut [u8], at: u64) -> io::Result<()> {
         file.file.read_exact_at(bytes, at)
+    }
+
+    fn read_cached_at(&self, file: &StoreFile, bytes: &mut [u8], at: u64) -> io::Result<bool> {
+        let wanted = bytes.len();
+        let mut parts = [IoSliceMut::new(bytes)];
+        match rustix::io::preadv2(&file.file, &mut parts, at, ReadWriteFlags::NOWAIT) {
+            Ok(read) => Ok(read == wanted),
+            Err(rustix::io::Errno::AGAIN) => Ok(false),
+            // File systems that cannot tell: tmpfs, which never waits, and old network ones.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                self.read_at(file, bytes, at).map(|()| true)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn write_at(&self, file: &StoreFile, bytes: &[u8], at: u64) -> io::Result<()> {

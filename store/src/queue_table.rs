@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use agena_protocol::queue::QueueId;
@@ -13,9 +13,10 @@ use parking_lot::{Mutex, RwLock};
 use crate::batch_queue::BATCH_ENTRY_BYTES;
 use crate::config::{IsBatchTopic, StoreConfig};
 use crate::consume_queue::{ENTRY_BYTES, Kind, NewEntry};
-use crate::entry_log::{EntryFiles, QueueName, Touched};
+use crate::entry_log::{EntryFiles, QueueName};
 use crate::error::StoreError;
 use crate::medium::Medium;
+use crate::unsynced::Unsynced;
 
 pub(crate) use crate::consume_queue::Queue;
 
@@ -33,6 +34,13 @@ pub(crate) struct QueueTable {
     unwritten_bytes: AtomicUsize,
     /// Queues of more than one file: what retention looks at, so that it need not go over all.
     long: Mutex<Vec<Weak<Queue>>>,
+    /// Held by whoever writes or removes files of a queue, one queue at a time: a file that is being written must not be made
+    /// anew behind its removal.
+    file_changes: Mutex<()>,
+    /// Queues in `topics`. Changed while that is locked for writing.
+    count: AtomicUsize,
+    /// Queues with files. Changed by whoever holds `file_changes`, or by recovery.
+    count_on_disk: AtomicU64,
     medium: Arc<dyn Medium>,
     is_batch_topic: IsBatchTopic,
 }
@@ -75,6 +83,9 @@ impl QueueTable {
             unwritten: Mutex::default(),
             unwritten_bytes: AtomicUsize::new(0),
             long: Mutex::default(),
+            file_changes: Mutex::default(),
+            count: AtomicUsize::new(0),
+            count_on_disk: AtomicU64::new(0),
             medium: Arc::clone(&config.medium),
             is_batch_topic: Arc::clone(&config.is_batch_topic),
         }
@@ -120,18 +131,27 @@ impl QueueTable {
             .collect())
     }
 
-    /// Takes a queue in.
-    pub(crate) fn insert(&self, queue: Queue) -> Arc<Queue> {
+    /// Takes a queue in that was found.
+    pub(crate) fn insert(&self, queue: Queue) {
         let queue = Arc::new(queue);
         if queue.is_long() {
             self.put_long(std::slice::from_ref(&queue));
         }
-        self.topics
-            .write()
-            .entry(Arc::clone(&queue.name.topic))
-            .or_default()
-            .insert(queue.name.id, Arc::clone(&queue));
-        queue
+        let (first, behind) = queue.lock().log.files();
+        let mut topics = self.topics.write();
+        let queues = topics.entry(Arc::clone(&queue.name.topic)).or_default();
+        if queues.insert(queue.name.id, queue).is_none() {
+            self.count.fetch_add(1, Ordering::Relaxed);
+            self.share_memory();
+            self.count_on_disk
+                .fetch_add(u64::from(first < behind), Ordering::Relaxed);
+        }
+    }
+
+    /// Divides the memory for written entries among the queues that there are now.
+    fn share_memory(&self) {
+        self.simple.set_queue_count(self.len());
+        self.batch.set_queue_count(self.len());
     }
 
     /// The queue, if it is known.
@@ -151,6 +171,8 @@ impl QueueTable {
         };
         let queues = topics.entry(Arc::clone(&name)).or_default();
         let queue = queues.entry(id).or_insert_with(|| {
+            self.count.fetch_add(1, Ordering::Relaxed);
+            self.share_memory();
             let kind = if (self.is_batch_topic)(topic) {
                 Kind::Batch
             } else {
@@ -190,11 +212,45 @@ impl QueueTable {
     /// Takes a topic's queues out.
     pub(crate) fn remove_topic(&self, topic: &str) -> Vec<Arc<Queue>> {
         let queues = self.topics.write().remove(topic).unwrap_or_default();
+        self.count.fetch_sub(queues.len(), Ordering::Relaxed);
+        self.share_memory();
         queues.into_values().collect()
     }
 
+    /// Removes the files of a topic whose queues were taken out; returns how many of these had any.
+    pub(crate) fn remove_files(
+        &self,
+        topic: &str,
+        queues: &[Arc<Queue>],
+    ) -> Result<u64, StoreError> {
+        let mut removed = 0;
+        for queue in queues {
+            let _turn = self.file_changes.lock();
+            queue.is_removed.store(true, Ordering::Relaxed);
+            let mut state = queue.lock();
+            let (first, behind) = state.log.files();
+            state.log.remove_all(self.files(queue.kind), &queue.name)?;
+            if first < behind {
+                removed += 1;
+                self.count_on_disk.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        for kind in [Kind::Simple, Kind::Batch] {
+            self.remove_topic_dir(kind, topic)?;
+        }
+        Ok(removed)
+    }
+
+    /// Removes the files of a queue whose messages all lie below `min`; returns how many.
+    pub(crate) fn drop_below(&self, queue: &Queue, min: u64) -> Result<usize, StoreError> {
+        let files = self.files(queue.kind);
+        let number = queue.number_of(files, min)?;
+        let _turn = self.file_changes.lock();
+        queue.lock().log.drop_below(files, &queue.name, number)
+    }
+
     /// Removes what is left of a topic's directory.
-    pub(crate) fn remove_topic_dir(&self, kind: Kind, topic: &str) -> Result<(), StoreError> {
+    fn remove_topic_dir(&self, kind: Kind, topic: &str) -> Result<(), StoreError> {
         let dir = self.files(kind).root().join(topic);
         match self.medium.remove_dir(&dir) {
             Ok(()) => Ok(()),
@@ -203,15 +259,25 @@ impl QueueTable {
         }
     }
 
+    /// How many queues there are.
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Counts the queues with files anew, behind a recovery that removed some.
+    pub(crate) fn recount_on_disk(&self) {
+        let all = self.all();
+        let count = all.iter().filter(|queue| {
+            let (first, behind) = queue.lock().log.files();
+            first < behind
+        });
+        self.count_on_disk
+            .store(count.count() as u64, Ordering::Relaxed);
+    }
+
     /// How many queues have files.
     pub(crate) fn count_on_disk(&self) -> u64 {
-        let all = self.all();
-        all.iter()
-            .filter(|queue| {
-                let (first, behind) = queue.lock().log.files();
-                first < behind
-            })
-            .count() as u64
+        self.count_on_disk.load(Ordering::Relaxed)
     }
 
     /// The names of all topics with queues.
@@ -251,7 +317,7 @@ impl QueueTable {
         &self,
         durable: u64,
         all: bool,
-        touched: &mut Vec<Touched>,
+        unsynced: &mut Unsynced,
     ) -> Result<(), StoreError> {
         let mut queues = std::mem::take(&mut *self.unwritten.lock());
         let mut left_bytes = 0;
@@ -266,8 +332,16 @@ impl QueueTable {
             };
             let mut rest = waiting;
             if result.is_ok() && (all || waiting >= WRITE_AT_BYTES) {
-                match queue.write(self.files(queue.kind), durable, touched) {
-                    Ok(unwritten) => rest = unwritten,
+                let _turn = self.file_changes.lock();
+                if queue.is_removed.load(Ordering::Relaxed) {
+                    continue;
+                }
+                match queue.write(self.files(queue.kind), durable, unsynced) {
+                    Ok(written) => {
+                        rest = written.left_bytes;
+                        self.count_on_disk
+                            .fetch_add(u64::from(written.is_first), Ordering::Relaxed);
+                    }
                     Err(error) => result = Err(error),
                 }
                 if !was_long && queue.is_long() {

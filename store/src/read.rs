@@ -24,8 +24,10 @@ const CHUNK_ENTRIES: u64 = 64;
 const ANSWER_BYTES_MAX: usize = 128 << 20;
 /// A request's own limit is at least this.
 const REQUEST_BYTES_MIN: usize = 100;
-/// What is asked of the system ahead of a cold record.
+/// What is asked of the system ahead of a cold record, and what is looked at in one go to see whether it is there.
 const READ_AHEAD_BYTES: u64 = 256 << 10;
+/// What this process appended last is in memory without being looked for: the kernel has hardly written it to the device.
+const HOT_BYTES: u64 = 32 << 20;
 
 /// What a consumer asks for.
 #[derive(Debug, Clone, Copy)]
@@ -159,6 +161,7 @@ struct Reading<'a> {
     /// The segment of the last record, and all its published bytes.
     segment: Option<(std::sync::Arc<Segment>, Bytes)>,
     /// Physical offset of the last entry looked at.
+    looked_at: LookedAt,
     last_physical: Option<u64>,
 }
 
@@ -223,14 +226,14 @@ fn read_queue(
         log_end: shared.log.end(),
         outcome: empty(ReadStatus::NoMatchedMessage, offset, min, max),
         segment: None,
+        looked_at: LookedAt::default(),
         last_physical: None,
     };
     reading.run(queue, offset)?;
-    let limits = &shared.config.read;
     let mut outcome = reading.outcome;
     outcome.is_far_behind = reading
         .last_physical
-        .is_some_and(|last| reading.log_end.saturating_sub(last) > limits.resident_bytes);
+        .is_some_and(|last| !shared.counts_as_in_memory(last));
     Ok(outcome)
 }
 
@@ -243,9 +246,7 @@ impl Reading<'_> {
         } as u64;
         let scan_entries = (self.shared.config.read.scan_bytes / entry_bytes)
             .max(self.request.messages_max as u64);
-        let first = queue
-            .lock()
-            .number_of(files, &queue.name, queue.kind, offset)?;
+        let first = queue.number_of(files, offset)?;
         // One queue file for one answer, as the original has it.
         let file_end = (first / files.file_entries() + 1) * files.file_entries();
         let end = file_end.min(first.saturating_add(scan_entries));
@@ -253,10 +254,12 @@ impl Reading<'_> {
         let mut bytes = Vec::new();
         while number < end {
             let count = CHUNK_ENTRIES.min(end - number);
-            queue
-                .lock()
-                .log
-                .read(files, &queue.name, number, count, &mut bytes)?;
+            if !queue.read(files, number, count, self.request.residency, &mut bytes)? {
+                if self.outcome.records.is_empty() {
+                    self.outcome.status = ReadStatus::NotResident;
+                }
+                return Ok(());
+            }
             if bytes.is_empty() {
                 break;
             }
@@ -289,22 +292,20 @@ impl Reading<'_> {
             self.note_missing();
             return Go::On;
         };
-        let resident = self.is_resident(entry.physical_offset);
-        if self.is_full(&entry, messages, resident) {
+        if self.is_full(&entry, messages) {
             return Go::Stop;
         }
+        let is_wanted = self.filter.by_tags_code(entry.tags_code);
+        let resident = !is_wanted || self.is_resident(&entry);
         if !resident && self.request.residency == Residency::MemoryOnly {
-            if self.outcome.records.is_empty() && self.filter.by_tags_code(entry.tags_code) {
+            if self.outcome.records.is_empty() {
                 self.outcome.status = ReadStatus::NotResident;
-                return Go::Stop;
             }
-            if !self.outcome.records.is_empty() {
-                return Go::Stop;
-            }
+            return Go::Stop;
         }
         self.last_physical = Some(entry.physical_offset);
         self.outcome.next_offset = behind;
-        if !self.filter.by_tags_code(entry.tags_code) {
+        if !is_wanted {
             return Go::On;
         }
         let simple_offset = (kind == Kind::Simple).then_some(queue_offset);
@@ -325,8 +326,23 @@ impl Reading<'_> {
         Go::On
     }
 
-    fn is_resident(&self, physical_offset: u64) -> bool {
-        self.log_end.saturating_sub(physical_offset) <= self.shared.config.read.resident_bytes
+    /// Whether the record can be read without waiting for the device. What was appended a moment ago can; anything else is
+    /// asked of the kernel, since a distance from the log's end says nothing after a start or on a machine short of memory.
+    fn is_resident(&mut self, entry: &Entry) -> bool {
+        let at = entry.physical_offset;
+        let end = at + u64::from(entry.size);
+        if at >= self.shared.opened_end && self.log_end.saturating_sub(at) <= HOT_BYTES {
+            return true;
+        }
+        if at < self.looked_at.from || end > self.looked_at.resident_to {
+            let Some(segment) = self.shared.log.segments().find(at) else {
+                return true;
+            };
+            let len = READ_AHEAD_BYTES.max(u64::from(entry.size));
+            self.looked_at.from = at;
+            self.looked_at.resident_to = at + segment.resident_bytes(at, len);
+        }
+        end <= self.looked_at.resident_to
     }
 
     fn note_missing(&mut self) {
@@ -336,7 +352,7 @@ impl Reading<'_> {
     }
 
     /// Whether the answer is complete without this record. Never before the first.
-    fn is_full(&self, entry: &Entry, messages: usize, resident: bool) -> bool {
+    fn is_full(&self, entry: &Entry, messages: usize) -> bool {
         let outcome = &self.outcome;
         if outcome.records.is_empty() {
             return false;
@@ -348,7 +364,7 @@ impl Reading<'_> {
             .request
             .bytes_max
             .map_or(ANSWER_BYTES_MAX, |bytes| bytes.max(REQUEST_BYTES_MIN));
-        let (bytes_max, count_max) = if resident {
+        let (bytes_max, count_max) = if self.shared.counts_as_in_memory(entry.physical_offset) {
             (limits.bytes_in_memory, limits.count_in_memory)
         } else {
             (limits.bytes_on_disk, limits.count_on_disk)
@@ -379,8 +395,9 @@ impl Reading<'_> {
             self.segment = Some((segment, bytes));
         }
         let (segment, bytes) = self.segment.as_ref()?;
-        if !resident {
-            segment.will_need(at, READ_AHEAD_BYTES);
+        if !resident && at + size > self.looked_at.asked_to {
+            segment.will_need(at, READ_AHEAD_BYTES.max(size));
+            self.looked_at.asked_to = at + READ_AHEAD_BYTES.max(size);
         }
         let from = usize::try_from(at - segment.base()).ok()?;
         let end = from.checked_add(usize::try_from(size).ok()?)?;
@@ -388,7 +405,8 @@ impl Reading<'_> {
             return None;
         }
         let record = bytes.slice(from..end);
-        let must_sum = !resident || at < self.shared.opened_end;
+        // Also what was asked for a moment ago and is there by now came from the device.
+        let must_sum = !resident || at < self.looked_at.asked_to.max(self.shared.opened_end);
         if is_meant(&record, entry, queue_offset, must_sum) {
             return Some(record);
         }
@@ -396,6 +414,16 @@ impl Reading<'_> {
         self.shared.note_damaged(segment, at, &record);
         None
     }
+}
+
+/// What a read knows of the log's pages in memory, around the last record that it was unsure of. Offsets of the log.
+#[derive(Debug, Clone, Copy, Default)]
+struct LookedAt {
+    from: u64,
+    /// From `from` up to here no page is missing.
+    resident_to: u64,
+    /// Up to here the system was asked to read ahead.
+    asked_to: u64,
 }
 
 /// Whether the bytes are the record that the entry means; with `must_sum`, also whether they hold.
@@ -424,10 +452,9 @@ pub(crate) fn offset_by_time(
         return Ok(max);
     }
     let files = shared.queues.files(queue.kind);
-    let state = queue.lock();
-    let low = state.number_of(files, &queue.name, queue.kind, min)?;
-    let range = (low, state.log.end());
-    let found = state.first_where(files, &queue.name, queue.kind, range, |entry| {
+    let low = queue.number_of(files, min)?;
+    let range = (low, queue.entries().1);
+    let found = queue.first_where(files, range, |entry| {
         // What cannot be read any more lies at the head: left of everything that can.
         let time = shared.store_time(entry.physical_offset).unwrap_or(i64::MIN);
         match boundary {
@@ -442,7 +469,7 @@ pub(crate) fn offset_by_time(
     let offset = match queue.kind {
         Kind::Simple => number,
         Kind::Batch if number >= range.1 => max,
-        Kind::Batch => state.entry(files, &queue.name, queue.kind, number)?.1,
+        Kind::Batch => queue.entry(files, number)?.1,
     };
     Ok(offset.clamp(min, max))
 }

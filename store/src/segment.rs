@@ -20,6 +20,11 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 use crate::error::StoreError;
 use crate::medium::{Access, Medium, StoreFile};
 
+/// What residency is told in. Where pages are larger, each answer counts for several of these and still is right.
+const PAGE_BYTES: usize = 4096;
+/// Pages that are asked about in one call.
+const PAGES_LOOKED_AT: usize = 64;
+
 /// A mapped file, as readers see it.
 #[derive(Debug)]
 pub(crate) struct Segment {
@@ -173,6 +178,47 @@ impl Segment {
         let at = position(from.saturating_sub(self.base), self.len) & !4095;
         let len = position(len + 4096, self.len - at);
         let _ = self.map.advise_range(Advice::WillNeed, at, len);
+    }
+
+    /// How many bytes from `from` on are in memory, up to `len`: reading them waits for no device. A kernel that does not tell
+    /// counts as having all. What is in memory now may have left it when it is read.
+    pub(crate) fn resident_bytes(&self, from: u64, len: u64) -> u64 {
+        let from = from.saturating_sub(self.base);
+        let at = position(from, self.len);
+        let end = position(from.saturating_add(len), self.len);
+        let mut upto = at - at % PAGE_BYTES;
+        while upto < end {
+            let wanted = (end - upto).min(PAGES_LOOKED_AT * PAGE_BYTES);
+            let found = self.resident_pages(upto, wanted) * PAGE_BYTES;
+            upto += found;
+            if found < wanted {
+                break;
+            }
+        }
+        upto.min(end).saturating_sub(at) as u64
+    }
+
+    /// How many pages from byte `at` on, which begins one, are in memory; at most those of `bytes`.
+    fn resident_pages(&self, at: usize, bytes: usize) -> usize {
+        let mut pages = [0_u8; PAGES_LOOKED_AT];
+        let count = bytes.div_ceil(PAGE_BYTES);
+        assert!(at + bytes <= self.len && count <= PAGES_LOOKED_AT);
+        // SAFETY: the range lies in the mapping (asserted) and begins at a page, since mappings do; `pages` has a byte for each
+        // of its pages (asserted). Nothing is read or written through the mapping.
+        let answer = unsafe {
+            libc::mincore(
+                self.map.as_mut_ptr().add(at).cast(),
+                bytes,
+                pages.as_mut_ptr(),
+            )
+        };
+        match answer {
+            0 => pages[..count]
+                .iter()
+                .take_while(|page| *page & 1 == 1)
+                .count(),
+            _ => count,
+        }
     }
 
     fn published_bytes(&self) -> usize {

@@ -24,7 +24,7 @@ use crate::error::StoreError;
 use crate::group_commit::GroupCommit;
 use crate::health::{Health, ReadOnlyReason};
 use crate::index::Index;
-use crate::keeper::{self, Alarm, Keeper, Unsynced};
+use crate::keeper::{self, Alarm, Keeper};
 use crate::lock_file::{AbortMark, LockFile};
 use crate::medium::make_dir;
 use crate::queue_table::QueueTable;
@@ -34,6 +34,7 @@ use crate::retention::{self, Outlook, Removed};
 use crate::segment::Segment;
 use crate::snapshot::{QueueSnapshot, Snapshot};
 use crate::stats::{Counters, StoreStats};
+use crate::unsynced::Unsynced;
 
 /// A message store, open. Shared by reference count; dropped without [`close`](Self::close) it leaves its directory as a
 /// crash would.
@@ -270,6 +271,13 @@ impl Store {
             .unwrap_or_default()
     }
 
+    /// Whether a place lies so near the end of the log that the original takes it to be in memory
+    /// (`accessMessageInMemoryMaxRatio`). Decides limits and where new groups begin, not whether a read waits.
+    #[must_use]
+    pub fn counts_as_in_memory(&self, offset: PhysicalOffset) -> bool {
+        self.shared.counts_as_in_memory(offset.number())
+    }
+
     /// The record at a place, summed; `None` when there is none that holds.
     #[must_use]
     pub fn record_at(&self, offset: PhysicalOffset) -> Option<LogSlice> {
@@ -412,10 +420,7 @@ impl Store {
     pub fn offset_at(&self, topic: &str, queue: QueueId, physical: u64) -> QueueOffset {
         let found = self.shared.known_queue(topic, queue).and_then(|queue| {
             let files = self.shared.queues.files(queue.kind);
-            let state = queue.lock();
-            state
-                .first_at(files, &queue.name, queue.kind, physical)
-                .ok()
+            queue.first_at(files, physical).ok()
         });
         QueueOffset::new(found.unwrap_or(0))
     }
@@ -631,11 +636,11 @@ impl Shared {
 
     fn entries(&self, queue: &Queue, from: u64, count: u64) -> Result<Vec<QueueEntry>, StoreError> {
         let files = self.queues.files(queue.kind);
-        let state = queue.lock();
-        let first = state.number_of(files, &queue.name, queue.kind, from)?;
+        let first = queue.number_of(files, from)?;
+        let end = queue.entries().1;
         let mut found = Vec::new();
-        for number in first..first.saturating_add(count).min(state.log.end()) {
-            let (entry, queue_offset, _) = state.entry(files, &queue.name, queue.kind, number)?;
+        for number in first..first.saturating_add(count).min(end) {
+            let (entry, queue_offset, _) = queue.entry(files, number)?;
             if let Some(entry) = entry.filter(|entry| !entry.is_filler()) {
                 found.push(QueueEntry {
                     queue_offset: QueueOffset::new(queue_offset),
@@ -646,6 +651,10 @@ impl Shared {
             }
         }
         Ok(found)
+    }
+
+    pub(crate) fn counts_as_in_memory(&self, offset: u64) -> bool {
+        self.log.end().saturating_sub(offset) <= self.config.read.resident_bytes
     }
 
     fn record_at(&self, offset: u64) -> Option<LogSlice> {
@@ -682,31 +691,21 @@ impl Shared {
     pub(crate) fn trim_queue(&self, queue: &Queue, log_start: u64) -> Result<usize, StoreError> {
         self.load(queue)?;
         let files = self.queues.files(queue.kind);
-        let mut state = queue.lock();
-        if !state.log.is_long()
-            || state.needs_first_file(files, &queue.name, queue.kind, log_start)?
-        {
+        if !queue.is_long() || queue.needs_first_file(files, log_start)? {
             return Ok(0);
         }
-        let min = state.min(files, &queue.name, queue.kind, log_start)?;
-        let number = state.number_of(files, &queue.name, queue.kind, min)?;
-        state.log.drop_below(files, &queue.name, number)
+        let min = queue.min(files, log_start)?;
+        self.queues.drop_below(queue, min)
     }
 
     fn delete_topic(&self, topic: &str) -> Result<(), StoreError> {
         let queues = self.queues.remove_topic(topic);
         self.dispatcher.forget_queues();
-        for queue in &queues {
-            let files = self.queues.files(queue.kind);
-            queue.lock().log.remove_all(files, &queue.name)?;
-        }
-        for kind in [Kind::Simple, Kind::Batch] {
-            self.queues.remove_topic_dir(kind, topic)?;
-        }
+        let removed = self.queues.remove_files(topic, &queues)?;
         // The mark tells how many queues there are; one too many would make the next start look for it.
         let mut checkpoint = self.checkpoint.lock();
         if let Some(mark) = &mut checkpoint.mark {
-            mark.queues = mark.queues.saturating_sub(queues.len() as u64);
+            mark.queues = mark.queues.saturating_sub(removed);
             checkpoint.write(&self.config.medium, &self.config.root)?;
         }
         Ok(())
@@ -726,7 +725,7 @@ impl Shared {
                 .medium
                 .space(segments.dir())
                 .map_or(0, |space| space.used_percent()),
-            queues: self.queues.all().len(),
+            queues: self.queues.len(),
             index_files: self.index.as_ref().map_or(0, |index| index.file_count()),
             ..StoreStats::default()
         };

@@ -156,7 +156,7 @@ fn check_pulls(store: &Store, answers: &Value) {
                 offset,
                 messages_max: usize::try_from(number(pull, "maxNums")).unwrap(),
                 bytes_max: None,
-                residency: Residency::MemoryOnly,
+                residency: Residency::Anywhere,
             },
             &OneTag(tag),
         );

@@ -58,6 +58,7 @@ pub(super) fn derive_again(
         lower_mark(config, parts, start)?;
         derive_range(parts, start, Some(&holes), report)?;
     }
+    parts.queues.recount_on_disk();
     for queue in parts.queues.all() {
         if queue.is_loaded() {
             queue.reset_next();
