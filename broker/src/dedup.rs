@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agena_protocol::offset::{PhysicalOffset, QueueOffset};
+use agena_protocol::properties::{PRODUCER_ID, SEQUENCE};
 use agena_protocol::queue::QueueId;
 use agena_protocol::response_code::ResponseCode;
 use agena_store::Store;
@@ -29,12 +30,6 @@ use crate::config::BrokerConfig;
 use crate::send::Refused;
 use snapshot::SnapshotOfWindows;
 use window::{Seen, Window};
-
-/// Property: who sends, at most 64 of `A-Za-z0-9_.-`.
-pub(crate) const PRODUCER_ID: &str = "AGENA_PRODUCER_ID";
-
-/// Property: the number of the message, ascending for each producer id; decimal, below 2^64.
-pub(crate) const SEQUENCE: &str = "AGENA_SEQUENCE";
 
 const PRODUCER_ID_BYTES_MAX: usize = 64;
 

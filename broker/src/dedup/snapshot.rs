@@ -10,6 +10,7 @@ use std::path::Path;
 
 use agena_protocol::offset::{PhysicalOffset, QueueOffset};
 use agena_protocol::properties;
+use agena_protocol::properties::{PRODUCER_ID, SEQUENCE};
 use agena_protocol::queue::QueueId;
 use agena_protocol::record::RecordView;
 use agena_protocol::topic;
@@ -18,7 +19,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::window::Window;
-use super::{Dedup, First, Identity, PRODUCER_ID, SEQUENCE, topic_sum};
+use super::{Dedup, First, Identity, topic_sum};
 use crate::snapshot_files::{SnapshotError, SnapshotFile};
 
 /// An open reads at most this much of the log, and what is written in the ten seconds between two looks.

@@ -435,8 +435,8 @@ impl<'f> Message<'_, 'f> {
                 properties::complete(arena, message.properties, &noticed, None, config);
             match (own, identity) {
                 (None, Some(of_batch)) if self.noticed.producer_id.is_some() => {
-                    push_pair(arena, dedup::PRODUCER_ID, of_batch.producer);
-                    push_pair(arena, dedup::SEQUENCE, &of_batch.sequence.to_string());
+                    push_pair(arena, names::PRODUCER_ID, of_batch.producer);
+                    push_pair(arena, names::SEQUENCE, &of_batch.sequence.to_string());
                     properties.end = arena.len();
                 }
                 (own, identity) if own == identity => {}

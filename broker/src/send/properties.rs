@@ -9,7 +9,6 @@ use agena_protocol::properties::{
 };
 
 use crate::config::BrokerConfig;
-use crate::dedup;
 
 /// What in a property string decides how its message is treated, found in one pass.
 #[derive(Debug, Clone, Copy, Default)]
@@ -44,8 +43,8 @@ impl<'p> Noticed<'p> {
                 }
                 names::TRAN_MSG => noticed.is_half = value.eq_ignore_ascii_case("true"),
                 names::WAIT => noticed.waits = Some(value.eq_ignore_ascii_case("true")),
-                dedup::PRODUCER_ID => noticed.producer_id = Some(value),
-                dedup::SEQUENCE => noticed.sequence = Some(value),
+                names::PRODUCER_ID => noticed.producer_id = Some(value),
+                names::SEQUENCE => noticed.sequence = Some(value),
                 names::POP_CK | names::MSG_REGION | names::TRACE_ON | names::CLUSTER => {
                     noticed.owned_by_broker = true;
                 }

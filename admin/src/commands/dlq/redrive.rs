@@ -61,8 +61,8 @@ const LEFT_BEHIND: &[&str] = &[
     properties::DEATH_CONSUMER,
     properties::DEATH_CAUSE,
     // Brokers of ours would take the copy for a repeat of the first send.
-    "AGENA_PRODUCER_ID",
-    "AGENA_SEQUENCE",
+    properties::PRODUCER_ID,
+    properties::SEQUENCE,
 ];
 
 pub(crate) const REDRIVE: SubCommand = SubCommand {
