@@ -13,7 +13,6 @@
 #[path = "support/device.rs"]
 mod device;
 #[path = "support/faulty.rs"]
-#[allow(dead_code, reason = "a part of it is used here")]
 mod faulty;
 #[path = "support/store.rs"]
 mod support;
