@@ -16,7 +16,7 @@ const WITHIN: Duration = Duration::from_secs(30);
 
 /// Bytes of a log file; three messages of `BODY` fit.
 const SEGMENT: &str = "mappedFileSizeCommitLog=131072";
-const BODY: [u8; 40_000] = [b'x'; 40_000];
+static BODY: [u8; 40_000] = [b'x'; 40_000];
 
 fn admin(servers: &Servers, arguments: &[&str]) -> Vec<u8> {
     let output = Command::new(env!("CARGO_BIN_EXE_agena"))

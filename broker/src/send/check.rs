@@ -9,7 +9,7 @@ use super::properties::{self, Noticed};
 use super::{Redirect, Refused};
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
-use crate::dedup::{self, Identity};
+use crate::dedup::Identity;
 use crate::retry::{self, DeadLetter};
 use crate::{local_time, transaction};
 use agena_protocol::batch;
