@@ -41,6 +41,8 @@ const GENERATIONS: u32 = 3;
 /// A queue, and a number in it.
 type Place = (u32, u64);
 type Messages = BTreeMap<Place, Vec<u8>>;
+/// What was acknowledged at a place.
+type Promise = (Place, Vec<u8>);
 /// The bodies that may be found in each place.
 type Possible = BTreeMap<Place, BTreeSet<Vec<u8>>>;
 
@@ -48,7 +50,7 @@ type Possible = BTreeMap<Place, BTreeSet<Vec<u8>>>;
 #[derive(Debug, Clone, Default)]
 struct History {
     /// In the order in which they were promised.
-    promised: Arc<Mutex<Vec<(Place, Vec<u8>)>>>,
+    promised: Arc<Mutex<Vec<Promise>>>,
     /// What may be found: it was there at the last opening, or was sent since.
     possible: Arc<Mutex<Possible>>,
 }

@@ -438,20 +438,6 @@ async fn a_filter_that_lets_little_through_is_shown_with_its_share() {
     assert!(causes.contains(&expected), "{causes:?}");
 }
 
-#[tokio::test]
-async fn messages_that_are_not_in_memory_are_read_cold() {
-    let mut config = BrokerConfig::default();
-    config.access_message_in_memory_max_ratio = 0;
-    let asked = start_with(config).await;
-    let member = Member::joined(&asked, "a", "*").await;
-    assert!(!member.pulled(0).await.bodies.is_empty());
-    let causes = queue(&asked).await.causes;
-    let [LagCause::ColdRead { at }] = causes.as_slice() else {
-        panic!("{causes:?}")
-    };
-    assert!(*at > 0);
-}
-
 /// The place in the log of the first message of a pull's answer.
 fn place_of(answer: &Command) -> i64 {
     let first = records(&answer.body).next().unwrap().unwrap();
