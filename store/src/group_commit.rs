@@ -34,6 +34,8 @@ pub(crate) struct GroupCommit {
     /// The same, and consumers can see it: what acknowledgements wait for. Written by the committing thread behind the
     /// dispatch, which is behind the sync.
     visible: AtomicU64,
+    /// Held while the log is synced; true when that failed once.
+    sync_failed: Mutex<bool>,
     /// Async mode: whether the thread knows that something is dirty. Appenders set it and wake the thread.
     dirty: AtomicBool,
     state: Mutex<State>,
@@ -83,6 +85,7 @@ impl GroupCommit {
             durability,
             durable: AtomicU64::new(durable),
             visible: AtomicU64::new(durable),
+            sync_failed: Mutex::new(false),
             dirty: AtomicBool::new(false),
             state: Mutex::default(),
             wanted: Condvar::new(),
@@ -189,8 +192,14 @@ impl GroupCommit {
         }
     }
 
-    /// Syncs everything that the log has now. For the committing thread, and for a clean close after it ended.
+    /// Syncs everything that the log has now. One thread at a time: the kernel tells of a failure once, so whoever comes
+    /// behind the one that was told must hear of it here.
     pub(crate) fn sync(&self, log: &CommitLog) -> Result<u64, StoreError> {
+        let mut has_failed = self.sync_failed.lock();
+        if *has_failed {
+            let cause = "an earlier sync failed".to_owned();
+            return Err(StoreError::ReadOnly { cause });
+        }
         let end = log.end();
         let durable = self.durable();
         if durable >= end {
@@ -198,13 +207,15 @@ impl GroupCommit {
         }
         for segment in log.segments().all() {
             if segment.limit() > durable && segment.base() < end {
-                self.medium
-                    .sync_data(segment.file())
-                    .map_err(|error| StoreError::Io {
+                self.medium.sync_data(segment.file()).map_err(|error| {
+                    *has_failed = true;
+                    // Also for want of space: what was written may be gone.
+                    StoreError::Io {
                         operation: "sync",
                         path: segment.file().path.clone(),
                         source: error,
-                    })?;
+                    }
+                })?;
             }
         }
         self.durable.store(end, Ordering::Release);

@@ -363,7 +363,8 @@ impl Store {
     /// # Errors
     /// Whatever the device says; the topic is gone for readers all the same.
     pub fn delete_topic(&self, topic: &str) -> Result<(), StoreError> {
-        self.shared.delete_topic(topic)
+        self.shared.remove_topic(topic)?;
+        self.shared.mark_removed()
     }
 
     /// Removes the queues of all topics that are not `used`; returns their names.
@@ -377,9 +378,12 @@ impl Store {
         let mut cleaned = Vec::new();
         for topic in self.shared.queues.topics() {
             if !used(&topic) {
-                self.shared.delete_topic(&topic)?;
+                self.shared.remove_topic(&topic)?;
                 cleaned.push(topic.to_string());
             }
+        }
+        if !cleaned.is_empty() {
+            self.shared.mark_removed()?;
         }
         Ok(cleaned)
     }
@@ -698,7 +702,14 @@ impl Shared {
         self.queues.drop_below(queue, min)
     }
 
-    fn delete_topic(&self, topic: &str) -> Result<(), StoreError> {
+    /// Marks the end of the log: what was removed until now is not derived again from the records that are still there,
+    /// where it would mix with those of a topic of the same name.
+    fn mark_removed(&self) -> Result<(), StoreError> {
+        let marked = self.commit.sync(&self.log).and_then(|_| keeper::mark(self));
+        marked.inspect_err(|error| self.note_failure(error))
+    }
+
+    fn remove_topic(&self, topic: &str) -> Result<(), StoreError> {
         let queues = self.queues.remove_topic(topic);
         self.dispatcher.forget_queues();
         let removed = self.queues.remove_files(topic, &queues)?;

@@ -265,3 +265,23 @@ fn a_client_s_batch_properties_do_not_move_the_numbers() {
     }
     assert_eq!(all(&store, "T", 0).len(), 3);
 }
+
+#[test]
+fn a_topic_made_anew_does_not_mix_with_the_one_of_its_name_after_a_crash() {
+    for config in [small, small_sync] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = open(config(dir.path()));
+        for number in 0..50_u8 {
+            put(&store, "T", 0, &[number; 10]);
+        }
+        store.delete_topic("T").unwrap();
+        for number in 0..3 {
+            assert_eq!(put(&store, "T", 0, b"new"), number);
+        }
+        drop(store);
+        let (store, _) = open(config(dir.path()));
+        assert_eq!(store.max_offset("T", QueueId::new(0)).number(), 3);
+        assert!(all(&store, "T", 0).iter().all(|(_, body)| body == b"new"));
+        assert_eq!(put(&store, "T", 0, b"new"), 3);
+    }
+}

@@ -33,7 +33,9 @@ pub(super) fn derive_again(
         queues_on_disk < mark.queues || (parts.index.is_some() && index_files < mark.index_files)
     });
     let files_missing = files_missing || has_odd_files(parts);
-    let index_missing = parts.index.is_some() && index_files == 0;
+    // Without a mark, as in a store of the original, there may be keys; with one, it says how many files there were.
+    let index_missing =
+        parts.index.is_some() && index_files == 0 && parts.checkpoint.mark.is_none();
     if from > start && (files_missing || index_missing) {
         report.rebuilt = true;
         from = start;
