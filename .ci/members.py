@@ -11,7 +11,7 @@ import time
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
 BIN = pathlib.Path(os.environ.get("BIN") or pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or TOP / "target") / "release")
-MEMBER = os.environ.get("MEMBER", str(BIN / "examples/member"))
+MEMBER = os.environ.get("MEMBER", str(pathlib.Path(os.environ.get("EXAMPLES") or BIN / "examples") / "member"))
 JAVA = TOP / "tests/interop/real-input/run"
 
 Delivery = collections.namedtuple("Delivery", "ms queue offset tries ok body member")
