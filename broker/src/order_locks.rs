@@ -1,8 +1,10 @@
 //! Locks of ordered consumers: which client may consume a queue for its group, and until when.
 //!
 //! A lock is a lease: it lasts 60 s from its last renewal (clients renew every 20 s and believe in it for 30 s), so a client
-//! that dies gives its queues back by itself. At no time do two clients of a group hold the same queue, also not over a
-//! restart: what was answered is in a journal before, so that a killed broker goes on where it was. Time is monotonic;
+//! that dies gives its queues back by itself. It does not end with the connection: a client that merely lost that goes on for
+//! up to 30 s, and the 30 s behind them are for listeners that began in the last of them. At no time do two clients of a
+//! group hold the same queue, also not over a restart: what was answered is in a journal before, so that a killed broker
+//! goes on where it was. Time is monotonic;
 //! a step of the wall clock neither ends nor prolongs a lease, but for one that is read after a restart.
 //! Apache: `RebalanceLockManager`, which forgets its locks with the process.
 

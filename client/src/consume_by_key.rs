@@ -147,13 +147,9 @@ async fn consume(
         let Ok(turn) = consumer.listeners.acquire().await else {
             return left;
         };
-        let may_go_on = !queue.is_dropped()
-            && !consumer.tasks.is_stopping()
-            && consumer.may_consume_in_order(queue);
-        if !may_go_on {
+        let Some(running) = consumer.begin_in_order(queue) else {
             return left;
-        }
-        let running = queue.running();
+        };
         let batch = Batch {
             queue: queue.queue().clone(),
             messages: left,

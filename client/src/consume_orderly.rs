@@ -1,12 +1,14 @@
 //! Listeners one after the other in each queue: a message is not given out before the one in front of it is done.
 //!
-//! Across members that holds because a queue is read only while its broker grants us its lock; here because one task
-//! serves each queue. What a listener fails on is tried again in place after a pause, and everything behind it waits.
+//! Across members that holds because no listener begins and no offset is saved but under the broker's lock, and a queue is
+//! unlocked only when its listener has returned; here because one task serves each queue. What a listener fails on is tried
+//! again in place after a pause, and everything behind it waits. What we cannot see to is a listener that runs on for
+//! longer than a lease after its lock could not be renewed: another member may begin at its message then.
 //! Apache: `ConsumeMessageOrderlyService`, `RebalanceImpl.lock`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agena_protocol::bodies::queue_locks::{
     LockBatchRequestBody, LockBatchResponseBody, UnlockBatchRequestBody,
@@ -81,12 +83,15 @@ pub(crate) async fn serve(
             }
             continue;
         }
-        let Ok(_turn) = consumer.listeners.acquire().await else {
+        let Ok(turn) = consumer.listeners.acquire().await else {
             return;
+        };
+        let Some(running) = consumer.begin_in_order(&queue) else {
+            continue;
         };
         let messages = queue.take(consumer.settings.batch_max, consumer.instance.now_ms());
         if messages.is_empty() {
-            drop(_turn);
+            drop((running, turn));
             tokio::select! {
                 () = consumer.tasks.stopping() => return,
                 () = queue.until_dropped() => return,
@@ -95,7 +100,7 @@ pub(crate) async fn serve(
             continue;
         }
         let pause = consume(&consumer, &listener, &queue, messages).await;
-        drop(_turn);
+        drop((running, turn));
         if let Some(pause) = pause {
             tokio::select! {
                 () = consumer.tasks.stopping() => return,
@@ -113,7 +118,6 @@ async fn consume(
     queue: &ProcessQueue,
     messages: Vec<Arc<ReceivedMessage>>,
 ) -> Option<Duration> {
-    let _running = queue.running();
     let batch = Batch {
         queue: queue.queue().clone(),
         messages,
@@ -197,49 +201,97 @@ pub(crate) async fn without_dead_letters(
 /// Locks are renewed so often; the broker forgets them after 60 s.
 const LOCK_INTERVAL: Duration = Duration::from_secs(20);
 
+/// The next renewal when a broker could not be asked: what we hold of it would run out before the usual one.
+const LOCK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Renews the locks of all queues until the consumer stops.
 pub(crate) async fn keep_locks(consumer: Arc<Consumer>) {
-    while consumer.tasks.sleep(LOCK_INTERVAL).await {
-        let queues = consumer.owned_queues();
-        let names: Vec<_> = queues.iter().map(|queue| queue.queue().clone()).collect();
-        for (asked, outcome) in lock(&consumer.instance, &consumer.group, names).await {
-            let granted = match outcome {
-                Ok(granted) => granted,
-                Err(error) => {
-                    // The leases run on; nothing is consumed beyond them.
-                    tracing::warn!(group = %consumer.group, %error, "locks not renewed");
-                    continue;
-                }
-            };
-            for queue in queues.iter().filter(|queue| asked.contains(queue.queue())) {
-                let now = consumer.instance.monotonic();
-                if granted.contains(queue.queue()) && queue.holds_lock(now) {
-                    queue.locked(now, consumer.instance.now_ms());
-                } else {
-                    // Somebody else has or had it and may have consumed: begin anew at what is committed.
-                    tracing::warn!(group = %consumer.group, queue = %queue.queue(), "lock lost");
-                    queue.lock_lost();
-                    consumer.give_up(Arc::clone(queue));
-                }
-            }
+    let mut next_round = Instant::now() + LOCK_INTERVAL;
+    // Brokers that could not be asked.
+    let mut away: BTreeSet<String> = BTreeSet::new();
+    loop {
+        let until_round = next_round.saturating_duration_since(Instant::now());
+        let wait = if away.is_empty() {
+            until_round
+        } else {
+            until_round.min(LOCK_AGAIN)
+        };
+        if !consumer.tasks.sleep(wait).await {
+            return;
         }
+        let mut queues = consumer.queues_to_keep_locked();
+        if Instant::now() < next_round {
+            queues.retain(|queue| away.contains(&queue.queue().broker_name));
+        } else {
+            next_round = Instant::now() + LOCK_INTERVAL;
+        }
+        away = renew(&consumer, &queues).await;
     }
 }
 
-/// Asks each broker for the locks of its queues: what was asked of it, and what it granted.
+/// Renews locks, and names the brokers that could not be asked.
+async fn renew(consumer: &Arc<Consumer>, queues: &[Arc<ProcessQueue>]) -> BTreeSet<String> {
+    let mut away = BTreeSet::new();
+    let names = queues.iter().map(|queue| queue.queue().clone()).collect();
+    for answer in lock(&consumer.instance, &consumer.group, names).await {
+        let asked = |queue: &&Arc<ProcessQueue>| queue.queue().broker_name == answer.broker;
+        match &answer.granted {
+            Ok(granted) => {
+                for queue in queues.iter().filter(asked) {
+                    let is_granted = granted.contains(queue.queue());
+                    renewed(consumer, queue, is_granted, answer.asked_at);
+                }
+            }
+            Err(error) => {
+                // The leases run on; nothing is consumed beyond them.
+                tracing::warn!(group = %consumer.group, broker = answer.broker, %error, "locks not renewed");
+                away.insert(answer.broker);
+            }
+        }
+    }
+    away
+}
+
+/// A broker answered whether one of our queues is still locked for us.
+fn renewed(consumer: &Arc<Consumer>, queue: &Arc<ProcessQueue>, granted: bool, asked_at: Duration) {
+    let now = consumer.instance.monotonic();
+    if granted && queue.was_locked_throughout(now) {
+        queue.locked(asked_at, consumer.instance.now_ms());
+        return;
+    }
+    // Somebody else has or had it and may have consumed: begin anew at what is committed.
+    tracing::warn!(group = %consumer.group, queue = %queue.queue(), "lock lost");
+    queue.lock_lost();
+    if !queue.is_dropped() {
+        consumer.give_up(Arc::clone(queue));
+    }
+}
+
+/// What a broker said to a request for locks.
+#[derive(Debug)]
+pub(crate) struct LockAnswer {
+    broker: String,
+    /// When, on the monotonic clock. Leases count from here: the broker's begin later than ours, and so end later.
+    pub(crate) asked_at: Duration,
+    /// Of the queues that were asked for, those that are ours now; the others are another client's.
+    pub(crate) granted: Result<Vec<MessageQueue>, ClientError>,
+}
+
+/// Asks each broker for the locks of its queues.
 pub(crate) async fn lock(
     instance: &Instance,
     group: &str,
     queues: Vec<MessageQueue>,
-) -> Vec<(Vec<MessageQueue>, Result<Vec<MessageQueue>, ClientError>)> {
-    let mut outcomes = Vec::new();
+) -> Vec<LockAnswer> {
+    let mut answers = Vec::new();
     for (broker, queues) in by_broker(queues) {
         let body = LockBatchRequestBody {
             client_id: instance.client_id().to_owned(),
             consumer_group: group.to_owned(),
-            mq_set: queues.clone(),
+            mq_set: queues,
             only_this_broker: false,
         };
+        let asked_at = instance.monotonic();
         let granted = async {
             let code = RequestCode::LockBatchMq;
             let address = instance.routes().master(&broker)?;
@@ -251,9 +303,13 @@ pub(crate) async fn lock(
             Ok(body.lock_ok_mq_set)
         };
         let granted = granted.await;
-        outcomes.push((queues, granted));
+        answers.push(LockAnswer {
+            broker,
+            asked_at,
+            granted,
+        });
     }
-    outcomes
+    answers
 }
 
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);

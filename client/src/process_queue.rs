@@ -38,8 +38,12 @@ impl Default for QueueLimits {
     }
 }
 
-/// The lease an orderly consumer has on its queue, as far as this side knows.
+/// The lease an orderly consumer has on its queue, as far as this side goes: nothing begins and nothing is saved later.
 pub(crate) const LOCK_LEASE: Duration = Duration::from_secs(30);
+
+/// The broker gives the queue to nobody else for 60 s after it granted the lock. Some of it is left for clocks that go
+/// wrong.
+const LOCK_LEASE_AT_BROKER: Duration = Duration::from_secs(50);
 
 /// A queue that this consumer owns. Given up for good by [`ProcessQueue::drop_queue`]: a queue that comes back is a new one.
 #[derive(Debug)]
@@ -291,6 +295,14 @@ impl ProcessQueue {
             .is_some_and(|at| now.saturating_sub(at) < LOCK_LEASE)
     }
 
+    /// A lock that is granted at `now` follows on the former one without a gap in which it could have been somebody else's.
+    pub(crate) fn was_locked_throughout(&self, now: Duration) -> bool {
+        self.held
+            .lock()
+            .locked_at
+            .is_some_and(|at| now.saturating_sub(at) < LOCK_LEASE_AT_BROKER)
+    }
+
     /// A pull begins.
     pub(crate) fn pulling(&self, now: Duration) {
         self.held.lock().asked_at = Some(now);
@@ -496,9 +508,12 @@ mod tests {
         queue.locked(Duration::from_secs(100), 0);
         assert!(queue.holds_lock(Duration::from_secs(129)));
         assert!(!queue.holds_lock(Duration::from_secs(130)));
+        assert!(queue.was_locked_throughout(Duration::from_secs(149)));
+        assert!(!queue.was_locked_throughout(Duration::from_secs(150)));
         queue.locked(Duration::from_secs(130), 0);
         queue.lock_lost();
         assert!(!queue.holds_lock(Duration::from_secs(130)));
+        assert!(!queue.was_locked_throughout(Duration::from_secs(130)));
     }
 
     #[test]

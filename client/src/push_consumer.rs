@@ -56,8 +56,8 @@ pub struct ConsumerSettings {
     pub max_reconsume_times: Option<u16>,
     /// How long a queue is suspended when its listener fails, in order only. Default: 1 s.
     pub suspend: Duration,
-    /// A listener that has not returned for so long does not hold its queue up any longer: its message will come again.
-    /// Default: 15 min.
+    /// A listener that has not returned for so long does not hold its queue up any longer: its message will come again. In
+    /// order that goes for queues that are given up; what is ours waits for its listener, whatever it takes. Default: 15 min.
     pub consume_timeout: Duration,
     /// How often offsets are saved. Default: 5 s.
     pub save_interval: Duration,

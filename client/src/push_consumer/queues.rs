@@ -7,7 +7,7 @@ use agena_protocol::queue::{MessageQueue, QueueMap};
 
 use super::{Consumer, Listener};
 use crate::offset_store::start_offset;
-use crate::process_queue::ProcessQueue;
+use crate::process_queue::{ProcessQueue, Running};
 use crate::push_consumer::pulling;
 use crate::rebalance::{QueueOwner, Share};
 use crate::{consume_by_key, consume_orderly};
@@ -16,10 +16,9 @@ use crate::{consume_by_key, consume_orderly};
 /// save how far it is. Otherwise what it has just consumed would come again.
 const HANDOVER: Duration = Duration::from_millis(100);
 
-/// How long results of running listeners still count for a queue that is given up. In order the queue stays locked
-/// meanwhile, so there is no hurry.
+/// How long results of running listeners still count for a queue that is given up. In order the queue stays locked until
+/// they have returned, see [`Consumer::let_go`].
 const RELEASE_GRACE: Duration = Duration::from_millis(500);
-const RELEASE_GRACE_IN_ORDER: Duration = Duration::from_secs(30);
 
 impl QueueOwner for Arc<Consumer> {
     fn topics(&self) -> Vec<String> {
@@ -67,28 +66,54 @@ impl Consumer {
             .collect()
     }
 
+    /// Counts a listener in that is to run for `queue` now, in order, or says that none may: its turn came late, and the
+    /// queue was given up or its lock ran out meanwhile.
+    ///
+    /// It is counted before the queue is looked at. Who gives a queue up does it the other way round, so either we see
+    /// that the queue is given up, or the listener is seen and waited for before the queue is unlocked.
+    pub(crate) fn begin_in_order<'q>(&self, queue: &'q ProcessQueue) -> Option<Running<'q>> {
+        let running = queue.running();
+        let may_begin =
+            !queue.is_dropped() && !self.tasks.is_stopping() && self.may_consume_in_order(queue);
+        may_begin.then_some(running)
+    }
+
+    /// What is done in order counts only under the lock: without it another member may be at the queue, and must neither be
+    /// sent back nor find, when it is followed by a third, that messages behind its own were done by us.
+    fn may_save(&self, queue: &ProcessQueue) -> bool {
+        self.may_consume_in_order(queue)
+    }
+
+    /// Queues whose locks are to be renewed: also those that are being given up while a listener runs, if it is still ours.
+    pub(crate) fn queues_to_keep_locked(&self) -> Vec<Arc<ProcessQueue>> {
+        let now = self.instance.monotonic();
+        let owned = self.owned.lock();
+        let queues = owned
+            .values()
+            .filter(|queue| !queue.is_dropped() || !queue.is_released() && queue.holds_lock(now));
+        queues.cloned().collect()
+    }
+
     /// Takes queues: locks them where order needs it, finds out where to begin, and starts to pull. False if one of them
     /// could not be had yet.
     async fn take(self: &Arc<Self>, names: Vec<MessageQueue>) -> bool {
         let wanted = names.len();
-        let names = if self.needs_locks() {
-            let outcomes = consume_orderly::lock(&self.instance, &self.group, names).await;
-            outcomes
-                .into_iter()
-                .flat_map(|(_, granted)| granted.unwrap_or_default())
-                .collect()
+        let ours: Vec<_> = if self.needs_locks() {
+            let answers = consume_orderly::lock(&self.instance, &self.group, names).await;
+            let granted = answers.into_iter().flat_map(|answer| {
+                let granted = answer.granted.unwrap_or_default();
+                let locked_at = Some(answer.asked_at);
+                granted.into_iter().map(move |name| (name, locked_at))
+            });
+            granted.collect()
         } else {
-            names
+            names.into_iter().map(|name| (name, None)).collect()
         };
         let mut taken = 0;
-        for name in names {
+        for (name, locked_at) in ours {
             let from = self.settings.consume_from;
             match start_offset(&self.instance, &self.home, &name, from).await {
-                Ok(offset) => {
-                    tracing::info!(group = %self.group, queue = %name, offset, "queue taken");
-                    self.begin(name, offset);
-                    taken += 1;
-                }
+                Ok(offset) => taken += usize::from(self.begin(name, offset, locked_at)),
                 Err(error) => {
                     tracing::warn!(group = %self.group, queue = %name, %error, "queue not taken: where to begin is not known");
                 }
@@ -97,11 +122,23 @@ impl Consumer {
         taken == wanted
     }
 
-    fn begin(self: &Arc<Self>, name: MessageQueue, offset: i64) {
+    /// Begins to read a queue that was locked at `locked_at`. False if that was so long ago that it may be another's now:
+    /// then the offset counts no more either.
+    fn begin(
+        self: &Arc<Self>,
+        name: MessageQueue,
+        offset: i64,
+        locked_at: Option<Duration>,
+    ) -> bool {
         let queue = Arc::new(ProcessQueue::new(name.clone(), self.instance.now_ms()));
-        if self.needs_locks() {
-            queue.locked(self.instance.monotonic(), self.instance.now_ms());
+        if let Some(locked_at) = locked_at {
+            queue.locked(locked_at, self.instance.now_ms());
         }
+        if !self.may_consume_in_order(&queue) {
+            tracing::warn!(group = %self.group, queue = %name, "queue not taken: its lock ran out before it was known where to begin");
+            return false;
+        }
+        tracing::info!(group = %self.group, queue = %name, offset, "queue taken");
         self.owned.lock().insert(name, Arc::clone(&queue));
         // From now on the watchdog counts, even if not one pull begins.
         queue.pulling(self.instance.monotonic());
@@ -121,6 +158,7 @@ impl Consumer {
         }
         self.tasks
             .spawn(pulling::pull_all(Arc::clone(self), queue, offset));
+        true
     }
 
     /// Gives a queue up: at once no more of it is pulled, and what is done is saved, so that the next owner begins behind
@@ -130,9 +168,9 @@ impl Consumer {
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
             this.save_given_up(&queue).await;
-            this.let_go(&queue).await;
+            let is_idle = this.let_go(&queue).await;
             this.save_given_up(&queue).await;
-            if this.needs_locks() && queue.holds_lock(this.instance.monotonic()) {
+            if this.needs_locks() && is_idle {
                 let name = queue.queue().clone();
                 consume_orderly::unlock(&this.instance, &this.group, vec![name]).await;
             }
@@ -149,26 +187,31 @@ impl Consumer {
         self.rebalance.soon();
     }
 
-    async fn let_go(&self, queue: &ProcessQueue) {
+    /// Waits for the listeners of a queue that is being given up. True if they have returned. What still runs after the grace
+    /// counts no more: it comes again, in order when the lock, which is not given back then, has run out.
+    async fn let_go(&self, queue: &ProcessQueue) -> bool {
         let grace = if self.needs_locks() {
-            RELEASE_GRACE_IN_ORDER
+            self.settings.consume_timeout
         } else {
             RELEASE_GRACE
         };
-        // What is still running then counts no more; it will come again.
-        let _ = tokio::time::timeout(grace, queue.until_idle()).await;
+        let idle = tokio::time::timeout(grace, queue.until_idle()).await;
         queue.release();
+        idle.is_ok()
     }
 
-    /// Saves how far a queue is that is being given up, unless its next owner is further already: no offset goes back.
+    /// Saves how far a queue is that is being given up, unless its next owner is further already: no offset goes back. In
+    /// order nothing is saved without the lock.
     async fn save_given_up(&self, queue: &ProcessQueue) {
         let Some(offset) = queue.unsaved() else {
             return;
         };
         let name = queue.queue();
-        let is_ours = self.is_broadcasting()
-            || self.needs_locks() && queue.holds_lock(self.instance.monotonic());
-        if !is_ours {
+        if !self.may_save(queue) {
+            tracing::warn!(group = %self.group, queue = %name, offset, "offset not saved: the lock is gone, what was done since the last save comes again");
+            return;
+        }
+        if !self.is_broadcasting() && !self.needs_locks() {
             match self.home.read(name).await {
                 Ok(Some(saved)) if saved >= offset => {
                     tracing::debug!(group = %self.group, queue = %name, offset, saved, "offset not saved: the next owner is further");
@@ -209,7 +252,7 @@ impl Consumer {
             .collect();
         let mut offsets = QueueMap::new();
         for queue in queues.iter().filter(|queue| !queue.is_released()) {
-            if let Some(offset) = queue.commit_offset() {
+            if let Some(offset) = queue.commit_offset().filter(|_| self.may_save(queue)) {
                 offsets.insert(queue.queue().clone(), offset);
             }
             queue.drop_queue();
@@ -278,7 +321,7 @@ async fn save_all(consumer: &Consumer, queues: &[Arc<ProcessQueue>], offsets: &Q
 /// Saves one offset without waiting for the broker. Queues are saved one by one, so that one that is given up meanwhile is
 /// left to who gives it up.
 async fn save_soon(consumer: &Consumer, queue: &ProcessQueue, offset: i64) {
-    if queue.is_dropped() {
+    if queue.is_dropped() || !consumer.may_save(queue) {
         return;
     }
     let offsets = QueueMap::from([(queue.queue().clone(), offset)]);

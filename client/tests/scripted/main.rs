@@ -7,6 +7,7 @@
 
 mod by_key;
 mod consuming;
+mod in_order;
 mod numbering;
 #[cfg(feature = "sqlite")]
 mod outbox;
