@@ -114,8 +114,12 @@ def acknowledged(log):
 
 
 def all_deliveries(members):
-    """Of all members, in the order of time; a member's own order is kept."""
-    return sorted((d for member in members for d in member.deliveries()), key=lambda d: d.ms)
+    """Of all members, in the order of time, which is that of one machine's clock.
+
+    A queue can change hands within a millisecond: what two members have of that one is put in the order of the queue. A member
+    has no delivery of a queue twice in one, since it makes a pause when one failed and asks the broker before it goes back.
+    """
+    return sorted((d for member in members for d in member.deliveries()), key=lambda d: (d.ms, d.offset))
 
 
 class Progress:
