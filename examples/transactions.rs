@@ -1,12 +1,13 @@
 //! Transactions by the thousand: `transactions produce NAMESRV TOPIC GROUP NAME COUNT LOG`, `transactions collect NAMESRV
-//! TOPIC FILE`, `transactions commit NAMESRV TOPIC GROUP COUNT`.
+//! TOPIC FILE`, `transactions commit NAMESRV TOPIC GROUP COUNT`, `transactions halves NAMESRV TOPIC GROUP COUNT`.
 //!
 //! `produce` sends COUNT transactions of which some are committed, some rolled back, some decided by a check only and some
 //! never, as the first letter of their bodies says. What happens is written to LOG first, a line each, so that a killed
 //! process has told all that it did; started again it goes on where LOG ends, and stays for the checks. Each message has
 //! `AGENA_PRODUCER_ID` and `AGENA_SEQUENCE`, so that a send which the client repeats is one half message. `collect` writes
 //! what consumers can see: transaction id and body, a line each. `commit` commits COUNT transactions as fast as it goes,
-//! against any broker. `.ci/chaos-transactions` and `benches/transactions` use it.
+//! against any broker. `halves` begins COUNT transactions that nobody decides, says `sent`, and stays for the checks, which it
+//! answers with "unknown". `.ci/chaos-transactions`, `benches/transactions` and `benches/pending-halves` use it.
 
 use std::error::Error;
 use std::fs::File;
@@ -41,8 +42,12 @@ async fn main() -> ExitCode {
             Ok(count) => commit(name_server, topic, group, count).await,
             Err(error) => Err(format!("COUNT {count}: {error}").into()),
         },
+        ["halves", name_server, topic, group, count] => match count.parse() {
+            Ok(count) => halves(name_server, topic, group, count).await,
+            Err(error) => Err(format!("COUNT {count}: {error}").into()),
+        },
         _ => Err("usage: transactions produce NAMESRV TOPIC GROUP NAME COUNT LOG | transactions collect NAMESRV TOPIC FILE | \
-                  transactions commit NAMESRV TOPIC GROUP COUNT"
+                  transactions commit NAMESRV TOPIC GROUP COUNT | transactions halves NAMESRV TOPIC GROUP COUNT"
             .into()),
     };
     match outcome {
@@ -187,30 +192,50 @@ async fn collect(name_server: &str, topic: &str, file: &Path) -> Outcome {
     Ok(format!("collected {count} messages"))
 }
 
-/// Commits everything.
-struct Commits;
+/// Says the same of every transaction.
+struct Always(Resolution);
 
-impl TransactionListener for Commits {
+impl TransactionListener for Always {
     async fn execute(&self, _: &Message, _: &str) -> Resolution {
-        Resolution::Commit
+        self.0
     }
 
     async fn check(&self, _: &ReceivedMessage) -> Resolution {
-        Resolution::Commit
+        self.0
     }
 }
 
 async fn commit(name_server: &str, topic: &str, group: &str, count: u64) -> Outcome {
+    let begin = Instant::now();
+    let _producer = send(name_server, topic, group, count, Resolution::Commit).await?;
+    let took = begin.elapsed();
+    Ok(format!("committed {count} in {} ms", took.as_millis()))
+}
+
+async fn halves(name_server: &str, topic: &str, group: &str, count: u64) -> Outcome {
+    let _producer = send(name_server, topic, group, count, Resolution::Unknown).await?;
+    writeln!(std::io::stdout(), "sent")?;
+    std::future::pending::<()>().await;
+    Ok(String::new())
+}
+
+/// Sends so many transactions of 1 KiB, as many at once as [`IN_FLIGHT`].
+async fn send(
+    name_server: &str,
+    topic: &str,
+    group: &str,
+    count: u64,
+    resolution: Resolution,
+) -> Result<Arc<TransactionProducer>, Box<dyn Error>> {
     let producer: TransactionProducer = Producer::builder(group)
         .name_servers(name_server)
         .topics([topic])
         .timeout(Duration::from_secs(10))
-        .start_transactional(Commits)
+        .start_transactional(Always(resolution))
         .await?;
     let producer = Arc::new(producer);
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT as usize));
     let body = vec![b'x'; 1_024];
-    let begin = Instant::now();
     for _ in 0..count {
         let room = Arc::clone(&in_flight).acquire_owned().await?;
         let (producer, message) = (producer.clone(), Message::new(topic, body.clone()));
@@ -222,7 +247,6 @@ async fn commit(name_server: &str, topic: &str, group: &str, count: u64) -> Outc
             }
         });
     }
-    let _all = in_flight.acquire_many(IN_FLIGHT).await?;
-    let took = begin.elapsed();
-    Ok(format!("committed {count} in {} ms", took.as_millis()))
+    drop(in_flight.acquire_many(IN_FLIGHT).await?);
+    Ok(producer)
 }

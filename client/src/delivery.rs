@@ -148,6 +148,8 @@ struct Retry {
     prepared: Prepared,
     doubtful: Option<MessageQueue>,
     tries: u32,
+    /// What it counts for in the bound; its own size changes a little with its number.
+    bytes: usize,
 }
 
 impl Deliverer {
@@ -180,12 +182,12 @@ impl Deliverer {
     pub(crate) async fn deliver(
         &self,
         sender: &Arc<Sender>,
-        prepared: Prepared,
+        mut prepared: Prepared,
     ) -> Result<Delivery, ClientError> {
         if let Some(spool) = &self.spool
             && spool.holds(prepared.topic())
         {
-            spool.keep(&prepared, None).await?;
+            spool.keep(&mut prepared, None).await?;
             return Ok(spooled(&prepared));
         }
         let unsent = match self.try_now(sender, &prepared).await {
@@ -195,7 +197,7 @@ impl Deliverer {
         };
         if let Some(spool) = &self.spool {
             tracing::debug!(topic = prepared.topic(), error = %unsent.error, "message spooled");
-            spool.keep(&prepared, unsent.doubtful).await?;
+            spool.keep(&mut prepared, unsent.doubtful).await?;
             return Ok(spooled(&prepared));
         }
         match &self.policy {
@@ -235,25 +237,28 @@ impl Deliverer {
     fn try_later(
         &self,
         failback: &Failback,
-        prepared: Prepared,
+        mut prepared: Prepared,
         unsent: Unsent,
     ) -> Result<Delivery, ClientError> {
+        prepared.set_waiting(unsent.doubtful.is_some());
         let mut retries = self.retries.lock();
         let waiting = retries.count;
-        let bytes = retries.bytes.saturating_add(prepared.bytes());
-        if waiting >= failback.waiting_max || bytes > failback.bytes_max {
+        let bytes = prepared.bytes();
+        let all_bytes = retries.bytes.saturating_add(bytes);
+        if waiting >= failback.waiting_max || all_bytes > failback.bytes_max {
             return Err(ClientError::RetriesFull {
                 waiting,
                 limit: failback.waiting_max,
                 cause: Box::new(unsent.error),
             });
         }
-        retries.bytes = bytes;
+        retries.bytes = all_bytes;
         retries.count += 1;
         retries.waiting.push_back(Retry {
             prepared,
             doubtful: unsent.doubtful,
             tries: 0,
+            bytes,
         });
         drop(retries);
         self.retry_due.notify_one();
@@ -300,6 +305,7 @@ impl Deliverer {
         let Some(mut retry) = self.retries.lock().waiting.pop_front() else {
             return;
         };
+        sender.number(&mut retry.prepared).await;
         let plan = attempts(sender, RetryOn::Nothing, retry.doubtful.clone());
         let sent = sender.attempt_all(&retry.prepared, plan).await;
         retry.tries += 1;
@@ -311,6 +317,7 @@ impl Deliverer {
             Err(unsent) => {
                 let error = unsent.error;
                 retry.doubtful = unsent.doubtful;
+                retry.prepared.set_waiting(retry.doubtful.is_some());
                 let over = !error.may_pass() || retry.tries >= failback.tries_max;
                 if over {
                     self.given_up.fetch_add(1, Ordering::Relaxed);
@@ -322,7 +329,7 @@ impl Deliverer {
         let mut retries = self.retries.lock();
         if over {
             retries.count -= 1;
-            retries.bytes = retries.bytes.saturating_sub(retry.prepared.bytes());
+            retries.bytes = retries.bytes.saturating_sub(retry.bytes);
         } else {
             retries.waiting.push_back(retry);
         }

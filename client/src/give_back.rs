@@ -105,7 +105,7 @@ impl GiveBack {
     /// Sends a copy to the group's retry topic. Beyond the maximum the broker makes it a dead letter.
     pub(crate) async fn send_copy(&self, message: &ReceivedMessage) -> Result<(), ClientError> {
         let copy = self.copy_of(message);
-        let prepared = self.sender.prepare(copy)?;
+        let prepared = self.sender.prepare(copy).await?;
         let timeout = self.sender.settings().timeout;
         self.sender
             .send(&prepared, timeout, RetryOn::TransportAndCodes)

@@ -182,7 +182,7 @@ impl Relay {
     /// where it is known.
     async fn send(&self, message: Message) -> Result<(), ClientError> {
         let sender = &self.producer.sender;
-        let prepared = sender.prepare(message)?;
+        let prepared = sender.prepare(message).await?;
         let attempts = Attempts {
             timeout: sender.settings().timeout,
             retry_on: RetryOn::TransportAndCodes,

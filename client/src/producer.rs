@@ -157,7 +157,8 @@ impl ProducerBuilder {
         self
     }
 
-    /// How many sends in the background may wait for their answers. Default: 10,000.
+    /// How many sends in the background may wait for their answers; with numbers, at most 500 of them are under way.
+    /// Default: 10,000.
     pub fn in_flight_max(mut self, sends: usize) -> Self {
         self.in_flight_max = sends;
         self
@@ -358,7 +359,7 @@ impl Producer {
         if shared.tasks.is_stopping() {
             return Err(ClientError::Stopped);
         }
-        let (observation, prepared) = shared.observe(message)?;
+        let (observation, prepared) = shared.observe(message).await?;
         let delivery = shared.deliverer.deliver(&shared.sender, prepared).await;
         let outcome = match &delivery {
             Ok(delivery) => delivery.outcome(),
@@ -443,7 +444,7 @@ impl Producer {
     /// # Errors
     /// Those that show before the message has left.
     pub async fn send_one_way(&self, message: Message) -> Result<(), ClientError> {
-        let prepared = self.shared.sender.prepare(message)?;
+        let prepared = self.shared.sender.prepare(message).await?;
         self.shared.sender.send_one_way(&prepared, None).await
     }
 
@@ -453,7 +454,7 @@ impl Producer {
     /// As [`Producer::send`]; [`ClientError::Message`] if they cannot travel together.
     pub async fn send_batch(&self, messages: Vec<Message>) -> Result<SendResult, ClientError> {
         let sender = &self.shared.sender;
-        let prepared = sender.prepare_batch(messages)?;
+        let prepared = sender.prepare_batch(messages).await?;
         let timeout = sender.settings().timeout;
         sender
             .send(&prepared, timeout, RetryOn::TransportAndCodes)
@@ -596,13 +597,13 @@ impl Shared {
         message: Message,
         send: impl FnOnce(Prepared) -> F,
     ) -> Result<SendResult, ClientError> {
-        let (observation, prepared) = self.observe(message)?;
+        let (observation, prepared) = self.observe(message).await?;
         let result = send(prepared).await;
         self.observed_as(observation, &result);
         result
     }
 
-    fn observe(&self, mut message: Message) -> Result<(Observation, Prepared), ClientError> {
+    async fn observe(&self, mut message: Message) -> Result<(Observation, Prepared), ClientError> {
         for interceptor in &self.interceptors {
             interceptor.before(&mut message);
         }
@@ -611,7 +612,7 @@ impl Shared {
             .as_ref()
             .map(|tracer| tracer.publication(self.sender.group(), &message));
         let observed = (!self.interceptors.is_empty()).then(|| message.clone());
-        let prepared = self.sender.prepare(message)?;
+        let prepared = self.sender.prepare(message).await?;
         let observation = Observation { observed, traced };
         Ok((observation, prepared))
     }

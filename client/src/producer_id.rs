@@ -2,17 +2,20 @@
 //!
 //! Two properties carry it: `AGENA_PRODUCER_ID` and `AGENA_SEQUENCE`. The contract with the broker is docs/once.md.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 use agena_protocol::properties::{self, PropertiesBuf};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::error::ClientError;
 
 /// Under which a producer's messages are numbered.
 ///
-/// With [`SendSettings::deduplicate`](crate::SendSettings::deduplicate) every message gets the next number once; all
-/// attempts to send it carry the same. A broker that deduplicates answers the second one with the result of the first.
+/// With [`SendSettings::deduplicate`](crate::SendSettings::deduplicate) every message gets the next number; all
+/// attempts that may have stored it carry the same. A broker that deduplicates answers the second one with the result of the first.
 /// Since no broker knows what another one has, a message whose fate is unknown (no answer, a lost connection) is tried
 /// again only with the same queue of the same broker, as long as a route has that broker. One that was refused, or never
 /// reached its broker, may go to another.
@@ -60,11 +63,67 @@ impl fmt::Display for ProducerId {
     }
 }
 
-/// Gives numbers out.
+/// Gives numbers out, none that is [`SPAN_MAX`] or more beyond one whose send is under way.
+///
+/// A broker remembers the last numbers of an id only. Without the bound a message that is tried again for seconds, while
+/// others pass it by the thousand, would be refused as older than all that the broker remembers.
 #[derive(Debug)]
 pub(crate) struct Numbering {
     id: ProducerId,
-    next: AtomicU64,
+    given: Mutex<Given>,
+    /// The oldest number under way has ended.
+    moved: Notify,
+}
+
+#[derive(Debug)]
+struct Given {
+    next: u64,
+    under_way: BTreeSet<u64>,
+}
+
+/// Half of what our broker remembers by default (`dedupWindow`).
+pub(crate) const SPAN_MAX: u64 = 500;
+
+/// The number of a message whose send is under way: as long as this lives, no number far beyond it is given out.
+#[derive(Debug)]
+pub(crate) struct Number {
+    numbering: Arc<Numbering>,
+    sequence: u64,
+}
+
+impl Number {
+    pub(crate) fn pair(&self) -> Pair {
+        Pair {
+            producer_id: self.numbering.id.as_str().to_owned(),
+            sequence: self.sequence,
+        }
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        let mut given = self.numbering.given.lock();
+        let was_oldest = given.under_way.first() == Some(&self.sequence);
+        given.under_way.remove(&self.sequence);
+        drop(given);
+        if was_oldest {
+            self.numbering.moved.notify_waiters();
+        }
+    }
+}
+
+/// What the two properties of a message say.
+#[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub(crate) struct Pair {
+    pub(crate) producer_id: String,
+    pub(crate) sequence: u64,
+}
+
+impl Pair {
+    pub(crate) fn write(&self, message: &mut PropertiesBuf) {
+        message.set(properties::PRODUCER_ID, self.producer_id.as_str());
+        message.set(properties::SEQUENCE, self.sequence.to_string());
+    }
 }
 
 /// Room for a million messages in each millisecond since the start, before a restart could give a number again.
@@ -75,14 +134,40 @@ impl Numbering {
         let now_ms = u64::try_from(now_ms).unwrap_or(0);
         Self {
             id,
-            next: AtomicU64::new(now_ms << MILLISECOND_BITS),
+            given: Mutex::new(Given {
+                next: now_ms << MILLISECOND_BITS,
+                under_way: BTreeSet::new(),
+            }),
+            moved: Notify::new(),
         }
     }
 
-    pub(crate) fn number(&self, message: &mut PropertiesBuf) {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        message.set(properties::PRODUCER_ID, self.id.as_str());
-        message.set(properties::SEQUENCE, number.to_string());
+    /// The next number, as soon as it may be given out.
+    pub(crate) async fn next(self: &Arc<Self>) -> Number {
+        loop {
+            let mut moved = std::pin::pin!(self.moved.notified());
+            // Before the look, or an end between the two would go unheard.
+            moved.as_mut().enable();
+            if let Some(number) = self.try_next() {
+                return number;
+            }
+            moved.await;
+        }
+    }
+
+    fn try_next(self: &Arc<Self>) -> Option<Number> {
+        let mut given = self.given.lock();
+        let sequence = given.next;
+        let oldest = given.under_way.first().copied().unwrap_or(sequence);
+        if sequence - oldest >= SPAN_MAX {
+            return None;
+        }
+        given.next += 1;
+        given.under_way.insert(sequence);
+        Some(Number {
+            numbering: Arc::clone(self),
+            sequence,
+        })
     }
 }
 
@@ -104,9 +189,10 @@ mod tests {
 
     #[test]
     fn numbers_ascend_over_a_restart() {
-        let number = |numbering: &Numbering| {
+        let number = |numbering: &Arc<Numbering>| {
             let mut properties = PropertiesBuf::new();
-            numbering.number(&mut properties);
+            let number = numbering.try_next().unwrap();
+            number.pair().write(&mut properties);
             assert_eq!(properties.get(properties::PRODUCER_ID), Some("p"));
             properties
                 .get(properties::SEQUENCE)
@@ -115,11 +201,27 @@ mod tests {
                 .unwrap()
         };
         let id = ProducerId::new("p").unwrap();
-        let before = Numbering::new(id.clone(), 1_795_000_000_000);
+        let before = Arc::new(Numbering::new(id.clone(), 1_795_000_000_000));
         let first = number(&before);
         assert_eq!(number(&before), first + 1);
-        let after = Numbering::new(id, 1_795_000_000_001);
+        let after = Arc::new(Numbering::new(id, 1_795_000_000_001));
         assert!(number(&after) > first + 1);
         assert!(i64::try_from(first).is_ok(), "readers may use i64");
+    }
+
+    #[tokio::test]
+    async fn no_number_runs_far_ahead_of_one_under_way() {
+        let numbering = Arc::new(Numbering::new(ProducerId::random(), 1));
+        let oldest = numbering.next().await;
+        // Those behind it end at once, and still count by their distance.
+        for _ in 1..SPAN_MAX {
+            drop(numbering.try_next().unwrap());
+        }
+        assert!(numbering.try_next().is_none());
+        let (wanted, ended) = tokio::join!(numbering.next(), async { drop(oldest) });
+        assert_eq!(
+            (wanted.sequence, ended),
+            ((1 << MILLISECOND_BITS) + SPAN_MAX, ())
+        );
     }
 }

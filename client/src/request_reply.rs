@@ -85,10 +85,11 @@ impl Producer {
             // Brokers that do not know this client could not push the reply to it.
             self.sender().route(&topic).await?;
             instance.heartbeat_unless_known(&topic).await;
-            let prepared = self.sender().prepare(message)?;
+            let prepared = self.sender().prepare(message).await?;
             self.sender()
                 .send(&prepared, timeout, RetryOn::TransportAndCodes)
                 .await?;
+            drop(prepared);
             Ok(reply.await.ok())
         };
         match tokio::time::timeout(timeout, exchange).await {
@@ -125,7 +126,7 @@ impl Producer {
         ] {
             reply = reply.with_property(name, required(name)?);
         }
-        let prepared = self.sender().prepare(reply)?.into_reply();
+        let prepared = self.sender().prepare(reply).await?.into_reply();
         let timeout = self.sender().settings().timeout;
         self.sender()
             .send(&prepared, timeout, RetryOn::TransportAndCodes)

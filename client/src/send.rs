@@ -9,7 +9,7 @@ use std::time::Duration;
 use agena_protocol::batch::InnerMessage;
 use agena_protocol::command::Command;
 use agena_protocol::headers::send::{SendMessageRequestV2, SendMessageResponse};
-use agena_protocol::properties;
+use agena_protocol::properties::{self, PropertiesBuf};
 use agena_protocol::queue::MessageQueue;
 use agena_protocol::request_code::RequestCode;
 use agena_protocol::response_code::ResponseCode;
@@ -22,7 +22,7 @@ use crate::choose_queue::{BrokerHealth, in_turn};
 use crate::error::{ClientError, MessageFault};
 use crate::instance::{Instance, bad_answer, broker_error};
 use crate::message::{Message, SendResult, SendStatus};
-use crate::producer_id::{Numbering, ProducerId};
+use crate::producer_id::{Number, Numbering, Pair, ProducerId};
 use crate::route_cache::TopicRoute;
 
 /// How a producer sends. The defaults are RocketMQ's.
@@ -89,6 +89,8 @@ pub(crate) struct Prepared {
     max_reconsume_times: Option<i32>,
     /// It, or each message of the batch, has a number by which a broker can deduplicate.
     pub(crate) numbered: bool,
+    /// The number, if it is this sender's and the send is under way.
+    number: Option<Arc<Number>>,
 }
 
 impl Prepared {
@@ -113,6 +115,26 @@ impl Prepared {
     /// Bytes that it holds.
     pub(crate) fn bytes(&self) -> usize {
         self.body.len() + self.properties.len() + self.topic.len() + self.msg_id.len()
+    }
+
+    /// It waits from now on, for who knows how long, and others need not wait for it.
+    ///
+    /// Unless a broker may have it already, its number goes: so late, a broker might refuse it as too old. The next try
+    /// has a new one ([`Sender::number`]).
+    pub(crate) fn set_waiting(&mut self, is_doubtful: bool) {
+        let own = self.number.take();
+        if own.is_some() && !is_doubtful {
+            let mut all = PropertiesBuf::parse(self.properties.as_bytes());
+            all.remove(properties::PRODUCER_ID);
+            all.remove(properties::SEQUENCE);
+            self.set_properties(&all);
+            self.numbered = false;
+        }
+    }
+
+    fn set_properties(&mut self, all: &PropertiesBuf) {
+        // Made of strings, so it is one.
+        self.properties = String::from_utf8_lossy(&all.encode()).into_owned();
     }
 
     /// What of an ordinary message has to be kept to send it after all, much later.
@@ -140,11 +162,12 @@ impl Prepared {
             code: RequestCode::SendMessageV2,
             reconsume_times: 0,
             max_reconsume_times: None,
+            number: None,
         }
     }
 }
 
-/// A [`Prepared`] message in a file: ids, number and compressed body as they were first sent.
+/// A [`Prepared`] message in a file: ids and compressed body as they were first sent.
 #[derive(Debug, Clone, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub(crate) struct Kept {
     pub(crate) topic: String,
@@ -155,6 +178,14 @@ pub(crate) struct Kept {
     pub(crate) sys_flag: i32,
 }
 
+impl Kept {
+    pub(crate) fn set_pair(&mut self, pair: &Pair) {
+        let mut all = PropertiesBuf::parse(self.properties.as_bytes());
+        pair.write(&mut all);
+        self.properties = String::from_utf8_lossy(&all.encode()).into_owned();
+    }
+}
+
 /// Sends for one producer group.
 #[derive(Debug)]
 pub(crate) struct Sender {
@@ -162,7 +193,7 @@ pub(crate) struct Sender {
     group: String,
     settings: SendSettings,
     pub(crate) health: Option<BrokerHealth>,
-    numbering: Option<Numbering>,
+    numbering: Option<Arc<Numbering>>,
 }
 
 impl Sender {
@@ -173,7 +204,7 @@ impl Sender {
         let numbering = settings
             .deduplicate
             .clone()
-            .map(|id| Numbering::new(id, instance.now_ms()));
+            .map(|id| Arc::new(Numbering::new(id, instance.now_ms())));
         Self {
             numbering,
             instance,
@@ -195,13 +226,12 @@ impl Sender {
         &self.settings
     }
 
-    /// Checks and completes a message.
-    pub(crate) fn prepare(&self, mut message: Message) -> Result<Prepared, ClientError> {
+    /// Checks and completes a message. With numbers it waits while those under way are too far apart.
+    pub(crate) async fn prepare(&self, mut message: Message) -> Result<Prepared, ClientError> {
         check_topic(&message.topic)?;
         self.check_body(message.body.len())?;
         check_properties(&message)?;
         let msg_id = self.give_id(&mut message);
-        self.give_number(&mut message);
         let mut sys_flag = 0;
         let mut body = message.body.clone();
         if body.len() >= self.settings.compress_from_bytes {
@@ -215,6 +245,7 @@ impl Sender {
                 Err(error) => tracing::warn!(topic = %message.topic, %error, "body not compressed"),
             }
         }
+        let own_number = self.give_number(&mut message).await;
         let number = |name| message.property(name).and_then(|text| text.parse().ok());
         let is_retry = topic::is_retry(&message.topic);
         Ok(Prepared {
@@ -230,11 +261,15 @@ impl Sender {
                 .unwrap_or(0),
             max_reconsume_times: number(properties::MAX_RECONSUME_TIMES).filter(|_| is_retry),
             topic: message.topic,
+            number: own_number,
         })
     }
 
     /// Checks and completes messages that travel and are stored together.
-    pub(crate) fn prepare_batch(&self, messages: Vec<Message>) -> Result<Prepared, ClientError> {
+    pub(crate) async fn prepare_batch(
+        &self,
+        messages: Vec<Message>,
+    ) -> Result<Prepared, ClientError> {
         let first = messages.first().ok_or(MessageFault::EmptyBatch)?;
         let (topic, wait) = (first.topic.clone(), waits(first));
         check_topic(&topic)?;
@@ -263,7 +298,7 @@ impl Sender {
         let mut envelope = Message::new(topic, body).wait_until_stored(wait);
         self.give_id(&mut envelope);
         // One number for all: they are stored together or not at all.
-        self.give_number(&mut envelope);
+        let number = self.give_number(&mut envelope).await;
         Ok(Prepared {
             msg_id: msg_ids.join(","),
             numbered: self.numbering.is_some(),
@@ -275,6 +310,7 @@ impl Sender {
             reconsume_times: 0,
             max_reconsume_times: None,
             topic: envelope.topic,
+            number,
         })
     }
 
@@ -301,12 +337,28 @@ impl Sender {
     }
 
     /// A number of its own, unless it has one from an earlier life.
-    fn give_number(&self, message: &mut Message) {
-        if let Some(numbering) = &self.numbering
-            && message.property(properties::SEQUENCE).is_none()
-        {
-            numbering.number(&mut message.properties);
+    async fn give_number(&self, message: &mut Message) -> Option<Arc<Number>> {
+        if message.property(properties::SEQUENCE).is_some() {
+            return None;
         }
+        let number = self.numbering.as_ref()?.next().await;
+        number.pair().write(&mut message.properties);
+        Some(Arc::new(number))
+    }
+
+    /// Gives a number to a message that waited without one, and tells which.
+    pub(crate) async fn number(&self, prepared: &mut Prepared) -> Option<Pair> {
+        if prepared.numbered {
+            return None;
+        }
+        let number = self.numbering.as_ref()?.next().await;
+        let pair = number.pair();
+        let mut all = PropertiesBuf::parse(prepared.properties.as_bytes());
+        pair.write(&mut all);
+        prepared.set_properties(&all);
+        prepared.numbered = true;
+        prepared.number = Some(Arc::new(number));
+        Some(pair)
     }
 
     pub(crate) async fn route(&self, topic: &str) -> Result<Arc<TopicRoute>, ClientError> {
@@ -521,27 +573,34 @@ mod tests {
             body_bytes_max: 10,
             ..SendSettings::default()
         });
-        let fault_of =
-            |topic: &str, body: &'static str| fault(sender.prepare(Message::new(topic, body)));
-        assert_eq!(fault_of("T", ""), MessageFault::EmptyBody);
+        let fault_of = async |topic: &str, body: &'static str| {
+            fault(sender.prepare(Message::new(topic, body)).await)
+        };
+        assert_eq!(fault_of("T", "").await, MessageFault::EmptyBody);
         assert_eq!(
-            fault_of("T", "0123456789a"),
+            fault_of("T", "0123456789a").await,
             MessageFault::BodyTooLarge { bytes: 11, max: 10 }
         );
-        assert!(matches!(fault_of("a b", "x"), MessageFault::Topic { .. }));
-        assert!(matches!(fault_of("", "x"), MessageFault::Topic { .. }));
         assert!(matches!(
-            fault_of(topic::SCHEDULE, "x"),
+            fault_of("a b", "x").await,
+            MessageFault::Topic { .. }
+        ));
+        assert!(matches!(
+            fault_of("", "x").await,
+            MessageFault::Topic { .. }
+        ));
+        assert!(matches!(
+            fault_of(topic::SCHEDULE, "x").await,
             MessageFault::TopicReserved { .. }
         ));
         let message = Message::new("T", "x").with_property("a\u{1}", "v");
         assert!(matches!(
-            fault(sender.prepare(message)),
+            fault(sender.prepare(message).await),
             MessageFault::PropertyCharacters { .. }
         ));
         let message = Message::new("T", "x").with_property("a", "v".repeat(40_000));
         assert!(matches!(
-            fault(sender.prepare(message)),
+            fault(sender.prepare(message).await),
             MessageFault::PropertiesTooLarge { .. }
         ));
     }
@@ -549,9 +608,15 @@ mod tests {
     #[tokio::test]
     async fn bodies_from_the_limit_on_are_compressed() {
         let sender = sender(SendSettings::default());
-        let small = sender.prepare(Message::new("T", "x".repeat(4095))).unwrap();
+        let small = sender
+            .prepare(Message::new("T", "x".repeat(4095)))
+            .await
+            .unwrap();
         assert_eq!((small.sys_flag, small.body.len()), (0, 4095));
-        let large = sender.prepare(Message::new("T", "x".repeat(4096))).unwrap();
+        let large = sender
+            .prepare(Message::new("T", "x".repeat(4096)))
+            .await
+            .unwrap();
         assert_eq!(large.sys_flag, 0x301);
         assert!(large.body.starts_with(&[0x78]) && large.body.len() < 100);
     }
@@ -559,14 +624,14 @@ mod tests {
     #[tokio::test]
     async fn an_id_is_given_once() {
         let sender = sender(SendSettings::default());
-        let prepared = sender.prepare(Message::new("T", "x")).unwrap();
+        let prepared = sender.prepare(Message::new("T", "x")).await.unwrap();
         let properties = Properties::new(prepared.properties.as_bytes());
         assert_eq!(
             properties.get(properties::UNIQ_KEY),
             Some(&*prepared.msg_id)
         );
         let message = Message::new("T", "x").with_property(properties::UNIQ_KEY, "mine");
-        assert_eq!(sender.prepare(message).unwrap().msg_id, "mine");
+        assert_eq!(sender.prepare(message).await.unwrap().msg_id, "mine");
     }
 
     #[tokio::test]
@@ -574,7 +639,7 @@ mod tests {
         let sender = sender(SendSettings::default());
         let message = || Message::new("T", "x");
         assert_eq!(
-            fault(sender.prepare_batch(vec![])),
+            fault(sender.prepare_batch(vec![]).await),
             MessageFault::EmptyBatch
         );
         for other in [
@@ -582,13 +647,16 @@ mod tests {
             message().with_delay_level(1),
             message().wait_until_stored(false),
         ] {
-            let fault = fault(sender.prepare_batch(vec![message(), other]));
+            let fault = fault(sender.prepare_batch(vec![message(), other]).await);
             assert!(
                 matches!(fault, MessageFault::Batch { index: 1, .. }),
                 "{fault}"
             );
         }
-        let batch = sender.prepare_batch(vec![message(), message()]).unwrap();
+        let batch = sender
+            .prepare_batch(vec![message(), message()])
+            .await
+            .unwrap();
         assert_eq!(batch.msg_id.split(',').count(), 2);
         assert_eq!(batch.code, RequestCode::SendBatchMessage);
     }

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use self::file::{SpoolFile, Spooled};
 use crate::attempts::{Attempts, By, RetryOn};
 use crate::error::ClientError;
+use crate::producer_id::Pair;
 use crate::send::{Prepared, Sender};
 use crate::tasks::Tasks;
 
@@ -102,9 +103,10 @@ impl Spool {
     /// Takes a message. It is on the device when this returns.
     pub(crate) async fn keep(
         &self,
-        prepared: &Prepared,
+        prepared: &mut Prepared,
         doubtful: Option<MessageQueue>,
     ) -> Result<(), ClientError> {
+        prepared.set_waiting(doubtful.is_some());
         let kept = prepared.to_kept();
         let topic = kept.topic.clone();
         // Counted first: whoever comes after this message goes behind it.
@@ -200,9 +202,15 @@ impl Spool {
         number: u64,
         spooled: Spooled,
     ) -> Result<Option<String>, ClientError> {
-        let Spooled { message, doubtful } = spooled;
+        let Spooled {
+            message,
+            doubtful,
+            pair,
+        } = spooled;
         let topic = message.topic.clone();
-        let prepared = Prepared::from_kept(message);
+        let mut prepared = Prepared::from_kept(message);
+        // Numbered only now, if it was not sent yet: a broker remembers the last numbers of a producer and no others.
+        let pair = sender.number(&mut prepared).await.or(pair);
         let was_doubtful = doubtful.is_some();
         let mut attempts = Attempts {
             timeout: sender.settings().timeout,
@@ -216,16 +224,17 @@ impl Spool {
                 Ok(queue) => attempts.doubtful = Some(queue),
                 Err(_) => return Ok(Some(topic)),
             }
-            self.note_doubt(number, attempts.doubtful.clone()).await?;
+            let queue = attempts.doubtful.clone();
+            self.note_doubt(number, queue, pair.clone()).await?;
         }
         match sender.attempt_all(&prepared, attempts).await {
             Ok(_) => {}
             Err(unsent) if unsent.error.may_pass() => {
                 tracing::debug!(topic, error = %unsent.error, "spooled messages wait on");
                 if !was_doubtful && !unsent.error.leaves_doubt() {
-                    self.note_doubt(number, None).await?;
+                    self.note_doubt(number, None, None).await?;
                 } else if let Some(queue) = unsent.doubtful {
-                    self.note_doubt(number, Some(queue)).await?;
+                    self.note_doubt(number, Some(queue), pair).await?;
                 }
                 return Ok(Some(topic));
             }
@@ -254,9 +263,10 @@ impl Spool {
         &self,
         number: u64,
         queue: Option<MessageQueue>,
+        pair: Option<Pair>,
     ) -> Result<(), ClientError> {
         let file = Arc::clone(&self.file);
-        let note = move || file.lock().doubt(number, queue.as_ref());
+        let note = move || file.lock().doubt(number, queue.as_ref(), pair);
         blocking(&self.settings, note).await
     }
 }

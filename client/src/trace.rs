@@ -290,7 +290,7 @@ impl Shared {
         keys.dedup();
         let message = Message::new(topic::TRACE, text).with_key(&keys.join(" "));
         let timeout = self.sender.settings().timeout;
-        let result = match self.sender.prepare(message) {
+        let result = match self.sender.prepare(message).await {
             Ok(prepared) => {
                 self.sender
                     .send(&prepared, timeout, RetryOn::Transport)

@@ -232,11 +232,13 @@ impl TransactionProducer {
             let id = sender.instance().unique_id();
             message = message.with_property(properties::UNIQ_KEY, id);
         }
-        let prepared = sender.prepare(message.clone())?.into_half_message();
+        let prepared = sender.prepare(message.clone()).await?.into_half_message();
         let timeout = sender.settings().timeout;
         let half = sender
             .send(&prepared, timeout, RetryOn::TransportAndCodes)
             .await?;
+        // Its number is not under way any more: the local transaction may take its time, and send messages itself.
+        drop(prepared);
         let transaction_id = half.transaction_id.as_deref().unwrap_or(&half.msg_id);
         let resolution = if half.status == SendStatus::Ok {
             catch_panic(self.transactions.listener.execute(&message, transaction_id))

@@ -3,8 +3,8 @@
 //! ```text
 //! file    "AGSPOOL1", then records
 //! record  length of the payload (u32) | CRC-32 of the payload (u32) | payload, both big-endian
-//! payload bincode 2, standard configuration: Message { number, doubtful, message }, Sent { number } or
-//!         Doubtful { number, queue }
+//! payload bincode 2, standard configuration: Message { number, doubtful, message }, Sent { number },
+//!         Doubtful { number, queue } or Leaving { number, queue, pair }
 //! ```
 //!
 //! A message is on the device before its append returns. The notes that it was sent, or may have been, are written at once
@@ -23,6 +23,7 @@ use agena_protocol::queue::MessageQueue;
 use rustix::fs::FlockOperation;
 
 use crate::error::ClientError;
+use crate::producer_id::Pair;
 use crate::send::Kept;
 
 const MAGIC: &[u8; 8] = b"AGSPOOL1";
@@ -43,6 +44,12 @@ enum Record {
         number: u64,
         queue: Option<(String, i32)>,
     },
+    /// As `Doubtful`, of a message that got its pair only when it was to leave.
+    Leaving {
+        number: u64,
+        queue: (String, i32),
+        pair: Pair,
+    },
 }
 
 /// A message that waits, and where a send without an answer may have left it.
@@ -50,6 +57,8 @@ enum Record {
 pub(crate) struct Spooled {
     pub(crate) message: Kept,
     pub(crate) doubtful: Option<MessageQueue>,
+    /// Its pair, if that was given when it left; `message` has it too.
+    pub(crate) pair: Option<Pair>,
 }
 
 /// Where the record of a waiting message lies.
@@ -60,6 +69,8 @@ struct Place {
     topic: Arc<str>,
     /// Where the message may be already: broker and queue.
     doubtful: Option<(String, i32)>,
+    /// Under which it may be there, unless that is among its properties.
+    pair: Option<Pair>,
 }
 
 /// An open spool file and what is known of it.
@@ -154,6 +165,7 @@ impl SpoolFile {
                     bytes,
                     topic: message.topic.into(),
                     doubtful,
+                    pair: None,
                 };
                 self.waiting.insert(number, place);
             }
@@ -161,6 +173,17 @@ impl SpoolFile {
             Record::Doubtful { number, queue } => {
                 if let Some(place) = self.waiting.get_mut(&number) {
                     place.doubtful = queue;
+                    place.pair = None;
+                }
+            }
+            Record::Leaving {
+                number,
+                queue,
+                pair,
+            } => {
+                if let Some(place) = self.waiting.get_mut(&number) {
+                    place.doubtful = Some(queue);
+                    place.pair = Some(pair);
                 }
             }
         }
@@ -215,6 +238,7 @@ impl SpoolFile {
             bytes: wanted,
             topic,
             doubtful,
+            pair: None,
         };
         self.waiting.insert(number, place);
         Ok(number)
@@ -238,18 +262,23 @@ impl SpoolFile {
         self.write(&bytes)
     }
 
-    /// Notes where a message may be from now on, before it is sent there, or that it is nowhere.
+    /// Notes where a message may be from now on, and under which pair if its properties do not say so, before it is sent
+    /// there; or that it is nowhere.
     pub(crate) fn doubt(
         &mut self,
         number: u64,
         queue: Option<&MessageQueue>,
+        pair: Option<Pair>,
     ) -> Result<(), ClientError> {
         let queue = queue.map(|queue| (queue.broker_name.clone(), queue.queue_id));
         match self.waiting.get_mut(&number) {
-            Some(place) if place.doubtful != queue => place.doubtful.clone_from(&queue),
+            Some(place) if place.doubtful != queue || place.pair != pair => {
+                place.doubtful.clone_from(&queue);
+                place.pair.clone_from(&pair);
+            }
             _ => return Ok(()),
         }
-        let bytes = self.encode(&Record::Doubtful { number, queue })?;
+        let bytes = self.encode(&doubt_of(number, queue, pair))?;
         self.write(&bytes)
     }
 
@@ -284,11 +313,19 @@ impl SpoolFile {
         };
         let bytes = self.record_bytes(place)?;
         match read_record(&mut bytes.as_slice(), place.bytes) {
-            Ok(Next::Record(Record::Message { message, .. }, _)) => {
+            Ok(Next::Record(Record::Message { mut message, .. }, _)) => {
+                if let Some(pair) = &place.pair {
+                    message.set_pair(pair);
+                }
                 let doubtful = place.doubtful.as_ref().map(|(broker, queue)| {
                     MessageQueue::new(message.topic.as_str(), broker.as_str(), *queue)
                 });
-                Ok(Some(Spooled { message, doubtful }))
+                let pair = place.pair.clone();
+                Ok(Some(Spooled {
+                    message,
+                    doubtful,
+                    pair,
+                }))
             }
             _ => Err(self.fault(format!("damaged at byte {}", place.at))),
         }
@@ -339,10 +376,7 @@ impl SpoolFile {
         }
         for (number, place) in &self.waiting {
             if place.doubtful.is_some() {
-                let note = Record::Doubtful {
-                    number: *number,
-                    queue: place.doubtful.clone(),
-                };
+                let note = doubt_of(*number, place.doubtful.clone(), place.pair.clone());
                 let bytes = self.encode(&note).map_err(std::io::Error::other)?;
                 file.write_all_at(&bytes, end)?;
                 end += to_u64(bytes.len());
@@ -398,6 +432,17 @@ impl SpoolFile {
             path: self.path.clone(),
             reason,
         }
+    }
+}
+
+fn doubt_of(number: u64, queue: Option<(String, i32)>, pair: Option<Pair>) -> Record {
+    match (queue, pair) {
+        (Some(queue), Some(pair)) => Record::Leaving {
+            number,
+            queue,
+            pair,
+        },
+        (queue, _) => Record::Doubtful { number, queue },
     }
 }
 
@@ -504,6 +549,8 @@ fn to_u64(bytes: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use agena_protocol::properties::PropertiesBuf;
+
     use super::*;
 
     const ROOM: u64 = 1 << 20;
@@ -569,19 +616,29 @@ mod tests {
         for body in ["a", "b", "c"] {
             spool.append(kept("T", body), None).unwrap();
         }
-        spool.doubt(1, Some(&queue)).unwrap();
-        spool.doubt(2, Some(&queue)).unwrap();
-        spool.doubt(2, None).unwrap();
+        let pair = Pair {
+            producer_id: "p".to_owned(),
+            sequence: 7,
+        };
+        spool.doubt(1, Some(&queue), Some(pair.clone())).unwrap();
+        spool.doubt(2, Some(&queue), Some(pair)).unwrap();
+        spool.doubt(2, None, None).unwrap();
         spool.sent(0).unwrap();
-        let doubtful = |spool: &SpoolFile, number| spool.read(number).unwrap().unwrap().doubtful;
+        let doubtful = |spool: &SpoolFile, number| {
+            let spooled = spool.read(number).unwrap().unwrap();
+            let properties = PropertiesBuf::parse(spooled.message.properties.as_bytes());
+            let sequence = properties.get("AGENA_SEQUENCE").map(str::to_owned);
+            (spooled.doubtful, sequence)
+        };
+        let leaving = (Some(queue.clone()), Some("7".to_owned()));
         drop(spool);
         let mut spool = SpoolFile::open(&path, ROOM).unwrap();
-        assert_eq!(doubtful(&spool, 1), Some(queue.clone()));
-        assert_eq!(doubtful(&spool, 2), None);
+        assert_eq!(doubtful(&spool, 1), leaving);
+        assert_eq!(doubtful(&spool, 2), (None, None));
         spool.rewrite().unwrap();
         drop(spool);
         let spool = SpoolFile::open(&path, ROOM).unwrap();
-        assert_eq!(doubtful(&spool, 1), Some(queue));
+        assert_eq!(doubtful(&spool, 1), leaving);
         assert_eq!(bodies(&spool), ["b", "c"]);
     }
 

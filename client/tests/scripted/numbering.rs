@@ -1,6 +1,7 @@
 //! Numbers by which brokers deduplicate, and where a message may be tried again because of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agena_client::{Message, Producer, ProducerId, SendSettings};
@@ -71,6 +72,45 @@ async fn numbers_ascend_and_only_where_wanted() {
             .iter()
             .all(|it| property(it, "AGENA_SEQUENCE").is_none())
     );
+}
+
+/// One message has no answer for a while: others do not pass it by so many numbers that its broker forgets it.
+#[tokio::test]
+async fn a_slow_message_is_not_left_behind_by_those_after_it() {
+    const WINDOW: u64 = 1_000;
+    let (highest, tries) = (AtomicU64::new(0), AtomicU64::new(0));
+    let broker = Scripted::start(move |request| {
+        if request.code != SEND.number() {
+            return Told::Usual;
+        }
+        let newest = highest.fetch_max(sequence(request), Ordering::SeqCst);
+        if sequence(request) + WINDOW <= newest {
+            return Told::from(refusal(ResponseCode::MessageIllegal));
+        }
+        match body(request) == "slow" && tries.fetch_add(1, Ordering::SeqCst) < 5 {
+            true => Told::Silence,
+            false => Told::Usual,
+        }
+    })
+    .await;
+    let names = Scripted::name_server("T", &[("a", &broker.address)], 1).await;
+    let settings = SendSettings {
+        timeout: Duration::from_secs(30),
+        attempt_timeout: Some(Duration::from_millis(300)),
+        retries: 20,
+        ..settings(true)
+    };
+    let builder = Producer::builder("g").name_servers(&names.address);
+    let producer = builder.settings(settings).start().await.unwrap();
+    let slow = producer.send_async(Message::new("T", "slow")).unwrap();
+    let others: Vec<_> = (0..3 * WINDOW)
+        .map(|_| producer.send_async(Message::new("T", "x")).unwrap())
+        .collect();
+    slow.await.unwrap();
+    for other in others {
+        other.await.unwrap();
+    }
+    producer.shutdown().await;
 }
 
 /// Where each message was tried: broker and queue, once for each attempt.

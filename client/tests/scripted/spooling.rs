@@ -4,13 +4,14 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use agena_client::{
     ClientError, Delivery, FaultPolicy, Message, Producer, ProducerBuilder, ProducerId,
     SendSettings, SpoolSettings,
 };
+use agena_protocol::command::Command;
 use agena_protocol::request_code::RequestCode;
 use agena_protocol::response_code::ResponseCode;
 use parking_lot::Mutex;
@@ -22,26 +23,50 @@ const AWAY: u8 = 0;
 const SILENT: u8 = 1;
 const WELL: u8 = 2;
 
-/// A broker whose state the test decides, and the bodies that it took, in their order.
+/// As a broker remembers by default.
+const WINDOW: u64 = 1_000;
+
+/// A broker whose state the test decides, the bodies that it took in their order, and under which pair it saw each body
+/// while it was silent or well. It refuses numbers that it does not remember any more.
 struct Broker {
     server: Scripted,
     state: Arc<AtomicU8>,
     taken: Arc<Mutex<Vec<String>>>,
+    pairs: Arc<Mutex<Vec<(String, String)>>>,
+}
+
+fn pair(send: &Command) -> Option<String> {
+    let id = property(send, "AGENA_PRODUCER_ID")?;
+    Some(format!("{id} {}", property(send, "AGENA_SEQUENCE")?))
 }
 
 impl Broker {
     async fn start(state: u8) -> Self {
         let state = Arc::new(AtomicU8::new(state));
         let taken: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (now, take) = (Arc::clone(&state), Arc::clone(&taken));
+        let pairs: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
+        let (now, take, see) = (Arc::clone(&state), Arc::clone(&taken), Arc::clone(&pairs));
+        let highest = AtomicU64::new(0);
         let server = Scripted::start(move |request| {
             if request.code != SEND.number() {
                 return Told::Usual;
             }
-            match now.load(Ordering::SeqCst) {
-                AWAY => Told::from(refusal(ResponseCode::ServiceNotAvailable)),
+            let state = now.load(Ordering::SeqCst);
+            // The others of the test's topics are there for the window alone.
+            if state == AWAY && body(request) != "other" {
+                return Told::from(refusal(ResponseCode::ServiceNotAvailable));
+            }
+            if let Some(pair) = pair(request) {
+                see.lock().push((body(request), pair));
+            }
+            let sequence = property(request, "AGENA_SEQUENCE").map(|it| it.parse::<u64>().unwrap());
+            let newest = highest.fetch_max(sequence.unwrap_or(0), Ordering::SeqCst);
+            let is_old = sequence.is_some_and(|it| it + WINDOW <= newest);
+            match state {
                 SILENT => Told::Silence,
-                _ if body(request) == "bad" => Told::from(refusal(ResponseCode::MessageIllegal)),
+                _ if is_old || body(request) == "bad" => {
+                    Told::from(refusal(ResponseCode::MessageIllegal))
+                }
                 _ => {
                     take.lock().push(body(request));
                     Told::Usual
@@ -53,6 +78,7 @@ impl Broker {
             server,
             state,
             taken,
+            pairs,
         }
     }
 
@@ -214,6 +240,72 @@ async fn a_numbered_message_without_an_answer_is_sent_again_where_it_may_be() {
     for text in numbers(4) {
         assert_eq!(places(&text), 1, "{text}");
     }
+    producer.shutdown().await;
+}
+
+fn numbered(names: &str, path: &Path, id: ProducerId) -> ProducerBuilder {
+    builder(names, path).settings(SendSettings {
+        timeout: Duration::from_millis(300),
+        deduplicate: Some(id),
+        ..SendSettings::default()
+    })
+}
+
+/// What waits while its producer sends thousands of others is not older than what its broker remembers when it leaves.
+#[tokio::test]
+async fn a_message_that_waited_for_long_has_a_number_that_its_broker_still_takes() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = Broker::start(AWAY).await;
+    let brokers = [("a", broker.server.address.as_str())];
+    let names = Scripted::name_server_of(&["T", "U"], &brokers, 1).await;
+    let path = directory.path().join("spool");
+    let id = ProducerId::new("p").unwrap();
+    let producer = numbered(&names.address, &path, id).start().await.unwrap();
+    for text in ["0", "1"] {
+        let delivery = deliver(&producer, text).await;
+        assert!(matches!(delivery, Delivery::Spooled { .. }), "{delivery:?}");
+    }
+    for _ in 0..WINDOW + 100 {
+        producer.send(Message::new("U", "other")).await.unwrap();
+    }
+    broker.set(WELL);
+    eventually("both are sent", || {
+        broker.taken().iter().filter(|it| *it != "other").count() == 2
+    })
+    .await;
+    assert!(!directory.path().join("spool.refused").exists());
+    producer.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_message_that_left_the_spool_without_an_answer_keeps_its_number_over_a_crash() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = Broker::start(AWAY).await;
+    let names = Scripted::name_server("T", &[("a", &broker.server.address)], 4).await;
+    let path = directory.path().join("spool");
+    // An id of its own for each life: what is repeated is repeated under the old one.
+    let start = || numbered(&names.address, &path, ProducerId::random()).start();
+    let producer = start().await.unwrap();
+    deliver(&producer, "0").await;
+    broker.set(SILENT);
+    let seen = || broker.pairs.lock().clone();
+    eventually("it left twice in one life", || seen().len() >= 2).await;
+    drop(producer);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let producer = loop {
+        match start().await {
+            Ok(producer) => break producer,
+            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let before = seen().len();
+    eventually("it left again", || seen().len() > before).await;
+    broker.set(WELL);
+    eventually("it is taken", || !broker.taken().is_empty()).await;
+    let mut pairs = seen();
+    pairs.dedup();
+    assert_eq!(pairs.len(), 1, "{pairs:?}");
     producer.shutdown().await;
 }
 
