@@ -185,9 +185,10 @@ impl Dispatcher {
         self.position.store(position, Ordering::Release);
     }
 
-    /// Dispatches everything below `limit`. When this returns, whoever asks for a queue's end sees it. True when the
-    /// writer of queue entries should look.
-    pub(crate) fn dispatch_to(&self, log: &CommitLog, limit: u64) -> bool {
+    /// Dispatches everything below `limit`. When this returns, whoever asks for a queue's end sees it. `appended` has the
+    /// queues of the last records if the caller knows them: with very many queues, finding one costs more than its entry. True
+    /// when the writer of queue entries should look.
+    pub(crate) fn dispatch_to(&self, log: &CommitLog, limit: u64, appended: &[Arc<Queue>]) -> bool {
         if self.position() >= limit {
             return false;
         }
@@ -197,8 +198,9 @@ impl Dispatcher {
             return false;
         }
         let mut wants_write = false;
+        let mut appended = appended.iter();
         let walked = log.walk(from, limit, false, |record, _| {
-            wants_write |= self.dispatch(record, &mut turn);
+            wants_write |= self.dispatch(record, &mut turn, &mut appended);
             true
         });
         if let Err((at, error)) = walked {
@@ -216,18 +218,27 @@ impl Dispatcher {
     }
 
     /// Queue entry, index keys, observers of one record that was just appended.
-    fn dispatch(&self, record: &RecordView<'_>, turn: &mut Turn) -> bool {
+    fn dispatch(
+        &self,
+        record: &RecordView<'_>,
+        turn: &mut Turn,
+        appended: &mut std::slice::Iter<'_, Arc<Queue>>,
+    ) -> bool {
         let derived = self.derive(record, &mut turn.keys);
         let Some(entry) = derived.entry else {
             return false;
         };
+        let is_its_queue = |queue: &Arc<Queue>| {
+            queue.name.id == record.queue_id() && *queue.name.topic == *record.topic()
+        };
         let known = &mut turn.queues[record.queue_id().index() % KNOWN_QUEUES];
-        let queue = match known {
-            Some(queue)
-                if queue.name.id == record.queue_id() && *queue.name.topic == *record.topic() =>
-            {
+        // Records of other appends may come first, hence the comparison; in turn, the caller's queues are met in order.
+        let queue = match (appended.as_slice().first(), &mut *known) {
+            (Some(queue), _) if is_its_queue(queue) => {
+                appended.next();
                 queue
             }
+            (_, Some(queue)) if is_its_queue(queue) => queue,
             _ => known.insert(self.queues.get_or_make(record.topic(), record.queue_id())),
         };
         let wants_write = self.queues.put(queue, &entry);

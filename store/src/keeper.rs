@@ -42,7 +42,8 @@ struct AlarmState {
 /// What the keeper remembers between rounds.
 pub(crate) struct Keeper {
     last_write: Duration,
-    last_mark: Duration,
+    /// `None`: the next round makes one.
+    last_mark: Option<Duration>,
     last_retention: Duration,
 }
 
@@ -86,13 +87,17 @@ impl Keeper {
     pub(crate) fn new(now: Duration) -> Self {
         Self {
             last_write: now,
-            last_mark: now,
+            last_mark: Some(now),
             last_retention: now,
         }
     }
 
     /// The thread. Returns when the alarm is stopped or the store is fenced.
     pub(crate) fn run(&mut self, shared: &Shared) {
+        if !shared.unsynced.lock().is_empty() {
+            // Recovery wrote: the sooner that is marked, the less there is to go over again after another crash.
+            self.last_mark = None;
+        }
         loop {
             let now = shared.clock.monotonic();
             let waiting = shared.alarm.rung.load(Ordering::Acquire)
@@ -154,8 +159,11 @@ impl Keeper {
             } else {
                 MARK_INTERVAL
             };
-            if too_much || now.saturating_sub(self.last_mark) >= mark_interval {
-                self.last_mark = now;
+            let is_due = self
+                .last_mark
+                .is_none_or(|last| now.saturating_sub(last) >= mark_interval);
+            if too_much || is_due {
+                self.last_mark = Some(now);
                 mark(shared)?;
             } else {
                 write(shared, &mut shared.unsynced.lock(), false)?;

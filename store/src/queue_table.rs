@@ -2,7 +2,7 @@
 //!
 //! Apache: `ConsumeQueueStore`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -45,8 +45,38 @@ pub(crate) struct QueueTable {
     is_batch_topic: IsBatchTopic,
 }
 
-/// The queues of one topic. Few, and nearly always numbered from 0 without gaps.
-type TopicQueues = BTreeMap<QueueId, Arc<Queue>>;
+/// The queues of one topic, by number. These nearly always run from 0 without gaps, so that a number tells the place: with very
+/// many topics each step of a search is a miss of the processor's cache.
+#[derive(Debug, Default)]
+struct TopicQueues(Vec<Arc<Queue>>);
+
+impl TopicQueues {
+    /// Where the queue is, or where it would have to be put.
+    fn place_of(&self, id: QueueId) -> Result<usize, usize> {
+        match self.0.get(id.index()) {
+            Some(queue) if queue.name.id == id => Ok(id.index()),
+            _ => self.0.binary_search_by_key(&id, |queue| queue.name.id),
+        }
+    }
+
+    fn get(&self, id: QueueId) -> Option<&Arc<Queue>> {
+        self.0.get(self.place_of(id).ok()?)
+    }
+
+    /// Puts a queue in, in place of one with its number if there is; true when there was none.
+    fn insert(&mut self, queue: Arc<Queue>) -> bool {
+        match self.place_of(queue.name.id) {
+            Ok(place) => {
+                self.0[place] = queue;
+                false
+            }
+            Err(place) => {
+                self.0.insert(place, queue);
+                true
+            }
+        }
+    }
+}
 
 impl std::fmt::Debug for QueueTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -104,11 +134,12 @@ impl QueueTable {
         for kind in [Kind::Simple, Kind::Batch] {
             let files = self.files(kind);
             for topic in self.list(files.root())? {
-                for id in self.list(&files.root().join(&topic))? {
+                let name: Arc<str> = Arc::from(topic);
+                for id in self.list(&files.root().join(&*name))? {
                     let Some(id) = parse_queue_id(&id) else {
                         continue;
                     };
-                    let name = QueueName::new(Arc::from(topic.as_str()), id);
+                    let name = QueueName::new(Arc::clone(&name), id);
                     let found = files.find(&name)?;
                     if found.0 < found.1 {
                         self.insert(Queue::on_disk(name, kind, files, found));
@@ -140,7 +171,7 @@ impl QueueTable {
         let (first, behind) = queue.lock().log.files();
         let mut topics = self.topics.write();
         let queues = topics.entry(Arc::clone(&queue.name.topic)).or_default();
-        if queues.insert(queue.name.id, queue).is_none() {
+        if queues.insert(queue) {
             self.count.fetch_add(1, Ordering::Relaxed);
             self.share_memory();
             self.count_on_disk
@@ -156,7 +187,7 @@ impl QueueTable {
 
     /// The queue, if it is known.
     pub(crate) fn get(&self, topic: &str, id: QueueId) -> Option<Arc<Queue>> {
-        self.topics.read().get(topic)?.get(&id).cloned()
+        self.topics.read().get(topic)?.get(id).cloned()
     }
 
     /// The queue, made in memory when there is none. Nothing is on disk before its first entry.
@@ -170,17 +201,19 @@ impl QueueTable {
             None => Arc::from(topic),
         };
         let queues = topics.entry(Arc::clone(&name)).or_default();
-        let queue = queues.entry(id).or_insert_with(|| {
-            self.count.fetch_add(1, Ordering::Relaxed);
-            self.share_memory();
-            let kind = if (self.is_batch_topic)(topic) {
-                Kind::Batch
-            } else {
-                Kind::Simple
-            };
-            Arc::new(Queue::new(QueueName::new(name, id), kind, self.files(kind)))
-        });
-        Arc::clone(queue)
+        if let Some(queue) = queues.get(id) {
+            return Arc::clone(queue);
+        }
+        let kind = if (self.is_batch_topic)(topic) {
+            Kind::Batch
+        } else {
+            Kind::Simple
+        };
+        let queue = Arc::new(Queue::new(QueueName::new(name, id), kind, self.files(kind)));
+        queues.insert(Arc::clone(&queue));
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.share_memory();
+        queue
     }
 
     /// All queues, in order of topic and number.
@@ -189,7 +222,7 @@ impl QueueTable {
             .topics
             .read()
             .values()
-            .flat_map(|queues| queues.values().cloned())
+            .flat_map(|queues| queues.0.iter().cloned())
             .collect();
         all.sort_by(|a, b| (&a.name.topic, a.name.id).cmp(&(&b.name.topic, b.name.id)));
         all
@@ -212,9 +245,9 @@ impl QueueTable {
     /// Takes a topic's queues out.
     pub(crate) fn remove_topic(&self, topic: &str) -> Vec<Arc<Queue>> {
         let queues = self.topics.write().remove(topic).unwrap_or_default();
-        self.count.fetch_sub(queues.len(), Ordering::Relaxed);
+        self.count.fetch_sub(queues.0.len(), Ordering::Relaxed);
         self.share_memory();
-        queues.into_values().collect()
+        queues.0
     }
 
     /// Removes the files of a topic whose queues were taken out; returns how many of these had any.

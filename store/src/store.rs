@@ -511,7 +511,7 @@ fn start_threads(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, StoreError
             &shared.log,
             |durable| {
                 if shared.config.durability.is_device() {
-                    shared.dispatcher.dispatch_to(&shared.log, durable);
+                    shared.dispatcher.dispatch_to(&shared.log, durable, &[]);
                 }
                 shared.alarm.ring();
             },
@@ -558,7 +558,7 @@ impl Shared {
         self.health.has_space();
         self.commit.appended();
         if !self.config.durability.is_device() {
-            self.dispatcher.dispatch_to(&self.log, written.end);
+            self.dispatcher.dispatch_to(&self.log, written.end, &queues);
             self.alarm.ring();
         }
         Ok(Appended {
@@ -747,7 +747,7 @@ impl Shared {
     /// The end of a clean stop: log, then what is derived, then the mark, then the summary.
     fn finish(&self) -> Result<(), StoreError> {
         let durable = self.commit.sync(&self.log)?;
-        self.dispatcher.dispatch_to(&self.log, durable);
+        self.dispatcher.dispatch_to(&self.log, durable, &[]);
         keeper::mark(self)?;
         self.log.segments().discard_ahead()?;
         self.snapshot()
