@@ -28,6 +28,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::admin::assignment::RequestModes;
 use crate::admin::broker::ColdReadThresholds;
+use crate::backlog::Pace;
 use crate::config::{BrokerConfig, ConfigCell, ConfigError, UpdateError};
 use crate::dedup::Dedup;
 use crate::delay::Delay;
@@ -119,6 +120,8 @@ pub struct Broker {
     pub(crate) unique_ids: UniqueIds,
     /// Threads for cold reads, and others for operators, so that neither waits for the other.
     pub(crate) readers: Pool,
+    /// How fast consumers with a backlog are served.
+    pub(crate) backlog_pace: Pace,
     pub(crate) clerks: Pool,
     pub(crate) runtime: tokio::runtime::Handle,
     /// SYNC_FLUSH: answers to sends wait for the device unless the producer says otherwise. Fixed at the start.

@@ -98,6 +98,14 @@ macro_rules! broker_config {
     };
 }
 
+/// Reading at this rate takes some fifth of a core.
+const BACKLOG_BYTES_PER_CORE: u64 = 32 << 20;
+
+fn backlog_bytes_per_second() -> u64 {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    cores * BACKLOG_BYTES_PER_CORE
+}
+
 broker_config! {
     /// Name of the cluster; also the name of a template topic.
     broker_cluster_name: String = "brokerClusterName", "DefaultCluster".to_owned();
@@ -166,6 +174,9 @@ broker_config! {
     /// Bytes of all log files together above which the oldest go whatever their age, read or not; 0 for no such limit. The
     /// file that is written to stays. Changes at run time. Our own key.
     log_bytes_max: u64 = "logBytesMax", 0;
+    /// Bytes a second that all consumers with a backlog get together while messages come in; 0 for no limit. Never less than
+    /// twice what comes in. By default 32 MiB for each core. Changes at run time. Our own key.
+    backlog_bytes_per_second: u64 = "backlogBytesPerSecond", backlog_bytes_per_second();
     /// Bytes of a message's body. Changes at run time.
     max_message_size: u32 = "maxMessageSize", 4_194_304;
     /// Whether a send to an unknown topic may create it.

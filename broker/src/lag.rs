@@ -141,6 +141,13 @@ impl<'a> Asked<'a> {
         let committed = offsets.committed_at(name, topic, queue);
         let next = committed.unwrap_or(min).clamp(min, max);
         let trail = offsets.trail(name, topic, queue);
+        let paced = trail
+            .as_ref()
+            .and_then(|trail| trail.backlog_bytes())
+            .and_then(|_| {
+                let limit = self.broker.config.get().backlog_bytes_per_second;
+                self.broker.backlog_pace.bytes_per_second(limit)
+            });
         let steps = trail.map(|trail| trail.steps()).unwrap_or_default();
         let recent = steps.recent(self.now_ms, max.wire());
         let mut lag = QueueLag {
@@ -176,6 +183,7 @@ impl<'a> Asked<'a> {
             held: self.broker.hold.holds(name, topic, queue),
             stalled_since_ms: steps.stalled_since_ms,
             cold_ms: steps.cold_ms,
+            paced,
             recent,
             first_message_id: &|| self.message_id(topic, queue, next),
             retries: retries.of_queue(topic, queue),

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod backlog;
 pub mod broker;
 mod command_line;
 pub mod config;

@@ -16,6 +16,18 @@ pub(crate) enum Turn {
     Full,
 }
 
+/// How a pool's threads stand against the others of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Priority {
+    /// As all others.
+    Normal,
+    /// They run in what the others leave.
+    Low,
+}
+
+/// The niceness of [`Priority::Low`]: about a tenth of another thread's share where both want to run.
+const LOW_NICE: i32 = 10;
+
 type Job = Box<dyn FnOnce(Turn) + Send>;
 
 #[derive(Default)]
@@ -36,17 +48,24 @@ pub(crate) struct Pool {
     name: &'static str,
     threads_max: usize,
     jobs_max: usize,
+    priority: Priority,
     shared: Arc<Shared>,
 }
 
 impl Pool {
     /// A pool without threads yet.
     #[must_use]
-    pub(crate) fn new(name: &'static str, threads_max: usize, jobs_max: usize) -> Self {
+    pub(crate) fn new(
+        name: &'static str,
+        threads_max: usize,
+        jobs_max: usize,
+        priority: Priority,
+    ) -> Self {
         Self {
             name,
             threads_max,
             jobs_max,
+            priority,
             shared: Arc::new(Shared {
                 state: Mutex::default(),
                 work: Condvar::new(),
@@ -71,10 +90,16 @@ impl Pool {
 
     fn start_thread(&self, state: &mut State) {
         let shared = self.shared.clone();
-        let number = state.threads.len();
+        let (number, priority) = (state.threads.len(), self.priority);
         let thread = std::thread::Builder::new()
             .name(format!("{}-{number}", self.name))
-            .spawn(move || shared.serve());
+            .spawn(move || {
+                if priority == Priority::Low {
+                    // On Linux that is the thread's own. Where it is refused, the thread runs as any other.
+                    let _ = rustix::process::nice(LOW_NICE);
+                }
+                shared.serve();
+            });
         match thread {
             Ok(thread) => state.threads.push(thread),
             // The jobs wait for the threads there are; with none at all they wait for the next attempt.
@@ -127,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_full_pool_says_so_and_loses_nothing() {
-        let pool = Pool::new("test", 1, 1);
+        let pool = Pool::new("test", 1, 1, Priority::Low);
         let (go, wait) = mpsc::channel::<()>();
         let (tell, told) = mpsc::channel();
         let running = tell.clone();

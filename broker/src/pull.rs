@@ -25,6 +25,7 @@ use agena_remoting::connection::Connection;
 use agena_remoting::reply::{Replies, ReplyTo};
 use agena_store::{ReadOutcome, ReadRequest, ReadStatus, Residency};
 
+use crate::backlog;
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::filter::Filter;
@@ -91,8 +92,11 @@ pub(crate) fn pull(
     if let Some(answer) = answer_reset(broker, &pull) {
         return push(answer, frame, replies);
     }
+    if let Some(bytes) = pull.trail.as_ref().and_then(|trail| trail.backlog_bytes()) {
+        return read_in_turn(broker, pull, bytes, suspend, ReplyTo::of(connection, frame));
+    }
     match read(broker, &pull, Residency::MemoryOnly) {
-        None => read_aside(broker, pull, suspend, ReplyTo::of(connection, frame)),
+        None => read_aside(broker, pull, None, suspend, ReplyTo::of(connection, frame)),
         Some(answer) => match suspend {
             Some(suspend) if answer.is_nothing_yet() => {
                 park(
@@ -247,6 +251,7 @@ fn note_given(pull: &Pull, outcome: &ReadOutcome, residency: Residency, now_ms: 
         at_ms: now_ms,
         next: went_over.then_some(outcome.next_offset),
         messages: outcome.messages as u64,
+        bytes: outcome.bytes as u64,
         max: outcome.max_offset,
         cold: residency == Residency::Anywhere,
     });
@@ -302,8 +307,38 @@ fn empty_header(pull: &Pull) -> PullMessageResponse {
     }
 }
 
+/// Reads for a consumer with a backlog: on the pool, when it is its turn.
+fn read_in_turn(
+    broker: &Arc<Broker>,
+    pull: Pull,
+    bytes: u64,
+    suspend: Option<Duration>,
+    reply_to: ReplyTo,
+) {
+    let share = broker.backlog_pace.take(
+        Some(bytes),
+        broker.config.get().backlog_bytes_per_second,
+        broker.clock.monotonic(),
+        broker.store.log_end().number(),
+    );
+    if share.wait.is_zero() {
+        return read_aside(broker, pull, Some(share), suspend, reply_to);
+    }
+    let waiting = broker.clone();
+    broker.runtime.spawn(async move {
+        tokio::time::sleep(share.wait).await;
+        read_aside(&waiting, pull, Some(share), suspend, reply_to);
+    });
+}
+
 /// Reads on the pool. When the pool is full the client is told to come back: it does so after a pause of its own.
-fn read_aside(broker: &Arc<Broker>, pull: Pull, suspend: Option<Duration>, reply_to: ReplyTo) {
+fn read_aside(
+    broker: &Arc<Broker>,
+    pull: Pull,
+    share: Option<backlog::Share>,
+    suspend: Option<Duration>,
+    reply_to: ReplyTo,
+) {
     let readers = broker.clone();
     let job = move |turn| {
         if turn == Turn::Full {
@@ -313,6 +348,10 @@ fn read_aside(broker: &Arc<Broker>, pull: Pull, suspend: Option<Duration>, reply
         let Some(answer) = read(&readers, &pull, Residency::Anywhere) else {
             return;
         };
+        if let Some(share) = &share {
+            let bytes: usize = answer.records.iter().map(bytes::Bytes::len).sum();
+            readers.backlog_pace.settle(share, bytes as u64);
+        }
         match suspend {
             Some(suspend) if answer.is_nothing_yet() => {
                 park(&readers, pull, reply_to, suspend, answer);
@@ -356,7 +395,7 @@ fn answer_held(broker: &Arc<Broker>, held: HeldPull) {
     let answer = answer_reset(broker, &pull).or_else(|| read(broker, &pull, Residency::MemoryOnly));
     match answer {
         Some(answer) => reply(answer, reply_to),
-        None => read_aside(broker, pull, None, reply_to),
+        None => read_aside(broker, pull, None, None, reply_to),
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) const LAG_EXPLAIN: SubCommand = SubCommand {
             "all queues of a topic and of the group's retry topic, with every fact",
         ),
     ],
-    json: r#"{"group","lagTotal","members":["clientId"],"broadcasting","subscriptionConflicts":[{"topic","members":[{"clientId","expression"}]}],"queues":[{"topic","brokerName","queueId","minOffset","maxOffset","committed","lag","behindMs","inFlight","lastPull":{"at","by","connected","offset"},"lastCommit":{…},"lock":{"clientId","until","connected"},"inPerSecond","outPerSecond","causes":[{"kind","words",…}]}]}; kinds and their facts: CAUGHT_UP, CONSUMING, DRAINING {inPerSecond,outPerSecond,emptyInSeconds}, FALLING_BEHIND {inPerSecond,outPerSecond}, NO_MEMBERS, NOT_SUBSCRIBED {members}, NO_OWNER {members,since,by}, OWNER_SILENT {owner,since,inFlight}, NOT_COMMITTING {owner,since,inFlight,offset,messageId}, LOCKED {holder,until,connected,puller}, FILTERED {expressionType,expression,lookedAt,given}, FAILING_AGAIN {topic,queueId,offset,messageId,times}, WAITING_FOR_RETRY {messages,firstDue,lastDue,atLeast}, COLD_READ {at}, SUBSCRIPTION_CONFLICT {members}, BAD_EXPRESSION {expression,reason}, RESET_PENDING {offset}, EXPIRED_UNREAD {messages}, BROADCASTING, GROUP_DISABLED, TOPIC_FORBIDDEN, TOPIC_UNREADABLE {permission}, BROKER_UNREADABLE {permission}"#,
+    json: r#"{"group","lagTotal","members":["clientId"],"broadcasting","subscriptionConflicts":[{"topic","members":[{"clientId","expression"}]}],"queues":[{"topic","brokerName","queueId","minOffset","maxOffset","committed","lag","behindMs","inFlight","lastPull":{"at","by","connected","offset"},"lastCommit":{…},"lock":{"clientId","until","connected"},"inPerSecond","outPerSecond","causes":[{"kind","words",…}]}]}; kinds and their facts: CAUGHT_UP, CONSUMING, DRAINING {inPerSecond,outPerSecond,emptyInSeconds}, FALLING_BEHIND {inPerSecond,outPerSecond}, NO_MEMBERS, NOT_SUBSCRIBED {members}, NO_OWNER {members,since,by}, OWNER_SILENT {owner,since,inFlight}, NOT_COMMITTING {owner,since,inFlight,offset,messageId}, LOCKED {holder,until,connected,puller}, FILTERED {expressionType,expression,lookedAt,given}, FAILING_AGAIN {topic,queueId,offset,messageId,times}, WAITING_FOR_RETRY {messages,firstDue,lastDue,atLeast}, COLD_READ {at}, PACED {bytesPerSecond}, SUBSCRIPTION_CONFLICT {members}, BAD_EXPRESSION {expression,reason}, RESET_PENDING {offset}, EXPIRED_UNREAD {messages}, BROADCASTING, GROUP_DISABLED, TOPIC_FORBIDDEN, TOPIC_UNREADABLE {permission}, BROKER_UNREADABLE {permission}"#,
     run: lag_explain,
 };
 
@@ -397,6 +397,10 @@ fn words(cause: &LagCause) -> String {
         LagCause::ColdRead { at } => format!(
             "reads from the device, not from memory, last at {}",
             time_text::seconds(*at)
+        ),
+        LagCause::Paced { bytes_per_second } => format!(
+            "far behind: while messages come in, all readers that are get {:.1} MB/s together (backlogBytesPerSecond)",
+            bytes_per_second / 1e6
         ),
         LagCause::ExpiredUnread { messages } => {
             format!("{messages} messages were deleted before they were consumed")

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::admin::assignment::RequestModes;
 use crate::admin::broker::ColdReadThresholds;
+use crate::backlog::Pace;
 use crate::config::{BrokerConfig, ConfigCell, ConfigError, FlushDiskType};
 use crate::dedup::Dedup;
 use crate::delay::store_log::StoreLog;
@@ -32,7 +33,7 @@ use crate::hold::Hold;
 use crate::local_time;
 use crate::offsets::Offsets;
 use crate::order_locks::OrderLocks;
-use crate::pool::Pool;
+use crate::pool::{Pool, Priority};
 use crate::pull;
 use crate::registration::Registration;
 use crate::requests::Requests;
@@ -221,8 +222,9 @@ fn build(
         request_modes: RequestModes::open(&config_dir)?,
         cold_read_thresholds: ColdReadThresholds::default(),
         unique_ids: unique_ids(&config, &*clock),
-        readers: Pool::new("reader", READERS.0, READERS.1),
-        clerks: Pool::new("clerk", CLERKS.0, CLERKS.1),
+        readers: Pool::new("reader", READERS.0, READERS.1, Priority::Low),
+        backlog_pace: Pace::default(),
+        clerks: Pool::new("clerk", CLERKS.0, CLERKS.1, Priority::Normal),
         runtime,
         waits_for_device: config.flush_disk_type == FlushDiskType::Sync,
         writability: arrivals.writability.clone(),

@@ -40,6 +40,8 @@ pub(super) struct Facts<'a> {
     pub(super) held: bool,
     pub(super) stalled_since_ms: i64,
     pub(super) cold_ms: Option<i64>,
+    /// Bytes a second that all readers with a backlog get, if this is one.
+    pub(super) paced: Option<f64>,
     pub(super) recent: Recent,
     /// Looks up the id of the first message that is not committed, which reads the log.
     pub(super) first_message_id: &'a dyn Fn() -> Option<String>,
@@ -200,6 +202,9 @@ fn reading(facts: &Facts<'_>, causes: &mut Vec<LagCause>) {
     {
         causes.push(LagCause::ColdRead { at });
     }
+    if let Some(bytes_per_second) = facts.paced {
+        causes.push(LagCause::Paced { bytes_per_second });
+    }
 }
 
 /// How the race between producers and consumers goes, once both speeds are known.
@@ -275,6 +280,7 @@ mod tests {
             held: false,
             stalled_since_ms: NOW_MS,
             cold_ms: None,
+            paced: None,
             recent: Recent::default(),
             first_message_id: &no_id,
             retries: QueueRetries::default(),

@@ -6,10 +6,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use agena_protocol::offset::QueueOffset;
 use agena_remoting::connection::Connection;
 use parking_lot::Mutex;
+
+use crate::backlog;
 
 /// Rates and shares are those since a mark that is at least this old, and at most twice as old while pulls go on.
 const MARK_PERIOD_MS: i64 = 15_000;
@@ -59,6 +62,8 @@ pub(crate) struct Given {
     pub next: Option<QueueOffset>,
     /// Messages given.
     pub messages: u64,
+    /// Bytes of their records.
+    pub bytes: u64,
     /// End of the queue.
     pub max: QueueOffset,
     /// The messages had to come from the device.
@@ -111,6 +116,9 @@ pub(crate) struct Recent {
 #[derive(Debug, Default)]
 pub(crate) struct Trail {
     steps: Mutex<Steps>,
+    /// Bytes of the last answer to a reader with a backlog, 0 for others. A value of a moment ago puts one pull on the other
+    /// path and nothing else.
+    backlog_bytes: AtomicU64,
 }
 
 impl Trail {
@@ -122,6 +130,7 @@ impl Trail {
         };
         Self {
             steps: Mutex::new(steps),
+            backlog_bytes: AtomicU64::new(0),
         }
     }
 
@@ -142,8 +151,23 @@ impl Trail {
         }
     }
 
+    /// What the next answer may be expected to have, in bytes, if there is a backlog.
+    pub(crate) fn backlog_bytes(&self) -> Option<u64> {
+        Some(self.backlog_bytes.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
+    }
+
     /// A pull was read for.
     pub(crate) fn given(&self, given: &Given) {
+        let left = given
+            .next
+            .map_or(0, |next| given.max.wire().saturating_sub(next.wire()));
+        let left = u64::try_from(left).unwrap_or(0);
+        let bytes = if backlog::is_long(given.bytes, given.messages, left) {
+            given.bytes
+        } else {
+            0
+        };
+        self.backlog_bytes.store(bytes, Ordering::Relaxed);
         let mut steps = self.steps.lock();
         let asked = steps.pulled.as_ref().map_or(0, |visit| visit.offset);
         if let Some(next) = given.next.map(QueueOffset::wire) {
@@ -295,6 +319,7 @@ mod tests {
             at_ms,
             next: Some(QueueOffset::new(next)),
             messages,
+            bytes: 0,
             max: QueueOffset::new(max),
             cold: false,
         }

@@ -267,6 +267,51 @@ async fn a_queue_that_no_member_pulls_has_no_owner() {
 }
 
 #[tokio::test]
+async fn a_reader_far_behind_is_paced_while_messages_come_in() {
+    const RATE: u64 = 8 << 20;
+    let mut config = BrokerConfig::default();
+    config.backlog_bytes_per_second = RATE;
+    let asked = start_with(config).await;
+    let body = vec![b'm'; 1 << 20];
+    for _ in 0..24 {
+        asked.stored("T", 0, "", &body).await;
+    }
+    let member = Member::joined(&asked, "a", "*").await;
+    let began = Instant::now();
+    let mut next = 0;
+    let mut paced = 0;
+    while next < 34 {
+        let pulled = member.pulled(next).await;
+        assert_eq!(pulled.code, 0);
+        assert_eq!(
+            pulled.bodies.len(),
+            usize::try_from(pulled.next - next).unwrap()
+        );
+        next = pulled.next;
+        // Something comes in all the time, if little: else there would be no limit.
+        asked.stored("T", 1, "", b"m").await;
+        let causes = queue(&asked).await.causes;
+        if let Some(LagCause::Paced { bytes_per_second }) = causes
+            .iter()
+            .find(|cause| matches!(cause, LagCause::Paced { .. }))
+        {
+            assert!(
+                (bytes_per_second / 1e6 - 8.39).abs() < 0.01,
+                "{bytes_per_second}"
+            );
+            paced += 1;
+        }
+    }
+    // Behind the small ones, a pull gives one message. Eight of these leave 16 or more, which is more than 16 MiB of records.
+    assert_eq!(paced, 8);
+    assert!(
+        began.elapsed() >= Duration::from_millis(5 * 125),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
 async fn members_that_do_not_subscribe_the_topic_are_counted() {
     let asked = start().await;
     let member = Member::joined(&asked, "a", "*").await;

@@ -198,6 +198,11 @@ pub enum LagCause {
         /// When one was last.
         at: i64,
     },
+    /// The reader is far behind, and shares a limit with all others that are, while messages come in.
+    Paced {
+        /// What all of them get.
+        bytes_per_second: f64,
+    },
     /// A message fails again and again.
     FailingAgain {
         /// Topic of the original message.
