@@ -79,6 +79,17 @@ impl History {
         }
     }
 
+    /// The same, where what `other` has may be found as well.
+    fn or(self, other: &Self) -> Self {
+        let others = other.possible.lock().unwrap().clone();
+        let mut possible = self.possible.lock().unwrap();
+        for (place, bodies) in others {
+            possible.entry(place).or_default().extend(bodies);
+        }
+        drop(possible);
+        self
+    }
+
     /// The history of a store that has just been found like this.
     fn found(&self, found: &Messages) -> Self {
         let possible = found
@@ -302,8 +313,10 @@ fn live(
         .captured()
         .into_iter()
         .map(|(seen, captured)| {
-            let (history, promises) = &histories[usize::try_from(seen).unwrap()];
-            (history.until(*promises), captured)
+            // The store may have been found, and appended to, while a thread of its own met the cut.
+            let [(before, promises), (behind, _)] =
+                seen.map(|seen| &histories[usize::try_from(seen).unwrap()]);
+            (before.until(*promises).or(behind), captured)
         })
         .collect();
     (what, moments)

@@ -23,7 +23,7 @@ pub(crate) enum Calls {
     Syncs,
 }
 
-/// Called before the device is captured; what it returns stays with the capture.
+/// Called before the device is captured and behind it; what it returns stays with the capture.
 type Witness = Box<dyn Fn() -> u64 + Send + Sync>;
 
 pub(crate) struct FaultyMedium {
@@ -42,7 +42,7 @@ pub(crate) struct FaultyMedium {
 struct Cuts {
     at: HashSet<u64>,
     witness: Option<Witness>,
-    captured: Vec<(u64, Captured)>,
+    captured: Vec<([u64; 2], Captured)>,
 }
 
 impl std::fmt::Debug for FaultyMedium {
@@ -79,15 +79,16 @@ impl FaultyMedium {
         self.full.store(full, Ordering::SeqCst);
     }
 
-    /// The device is captured in front of these calls. `witness` is asked first: what it saw by then, the device has.
+    /// The device is captured in front of these calls. `witness` is asked first, because what it saw by then the device has,
+    /// and again behind it, because what it has not seen by then the device does not have.
     pub(crate) fn cut_at(&self, calls: HashSet<u64>, witness: Witness) {
         let mut cuts = self.cuts.lock().unwrap();
         cuts.at = calls;
         cuts.witness = Some(witness);
     }
 
-    /// The captures so far, with what the witness said.
-    pub(crate) fn captured(&self) -> Vec<(u64, Captured)> {
+    /// The captures so far, with what the witness said before and behind.
+    pub(crate) fn captured(&self) -> Vec<([u64; 2], Captured)> {
         std::mem::take(&mut self.cuts.lock().unwrap().captured)
     }
 
@@ -100,8 +101,10 @@ impl FaultyMedium {
         let number = self.calls.fetch_add(1, Ordering::SeqCst);
         let mut cuts = self.cuts.lock().unwrap();
         if cuts.at.remove(&number) {
-            let seen = cuts.witness.as_ref().map_or(0, |witness| witness());
+            let ask = || cuts.witness.as_ref().map_or(0, |witness| witness());
+            let before = ask();
             let captured = self.capture();
+            let seen = [before, ask()];
             cuts.captured.push((seen, captured));
         }
         drop(cuts);
