@@ -4,6 +4,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use agena_protocol::offset::PhysicalOffset;
 use agena_protocol::queue::QueueId;
@@ -284,4 +285,30 @@ fn a_topic_made_anew_does_not_mix_with_the_one_of_its_name_after_a_crash() {
         assert!(all(&store, "T", 0).iter().all(|(_, body)| body == b"new"));
         assert_eq!(put(&store, "T", 0, b"new"), 3);
     }
+}
+
+#[test]
+fn what_a_recovery_went_over_is_soon_marked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(small(dir.path()));
+    for _ in 0..10 {
+        put(&store, "T", 0, b"x");
+    }
+    drop(store);
+    let (store, opened) = open(small(dir.path()));
+    let Opened::Recovered(report) = opened else {
+        panic!("{opened:?}")
+    };
+    let checkpoint = || std::fs::read(dir.path().join("checkpoint")).ok();
+    let (before, began) = (checkpoint(), Instant::now());
+    // Long before the next mark would be due in its turn, which is after five seconds.
+    while checkpoint() == before && began.elapsed() < Duration::from_secs(4) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(store);
+    let (_store, opened) = open(small(dir.path()));
+    let Opened::Recovered(again) = opened else {
+        panic!("{opened:?}")
+    };
+    assert_eq!(again.scanned_from, report.log_end);
 }

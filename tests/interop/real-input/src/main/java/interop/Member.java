@@ -26,7 +26,7 @@ final class Member {
     }
 
     /** consume NAMESRV TOPIC GROUP LOG [inorder FAILURES_PER_THOUSAND | always-fail] */
-    static void main(String... words) throws Exception {
+    public static void main(String... words) throws Exception {
         String topic = words[2];
         log = FileChannel.open(Path.of(words[4]), StandardOpenOption.CREATE, StandardOpenOption.WRITE, StandardOpenOption.APPEND);
         DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(words[3]);
