@@ -1,11 +1,8 @@
 package interop;
 
+import java.io.FileOutputStream;
 import java.io.IOException;
-import java.nio.ByteBuffer;
-import java.nio.channels.FileChannel;
 import java.nio.charset.StandardCharsets;
-import java.nio.file.Path;
-import java.nio.file.StandardOpenOption;
 import java.util.TreeSet;
 import java.util.concurrent.ThreadLocalRandom;
 import java.util.stream.Collectors;
@@ -20,7 +17,8 @@ import org.apache.rocketmq.common.message.MessageQueue;
 
 /** The twin of examples/member.rs, consumer's side: the same arguments, the same lines. */
 final class Member {
-    private static FileChannel log;
+    /** Not a channel: a client that shuts down interrupts its listeners, which would close one in the middle of a note. */
+    private static FileOutputStream log;
 
     private Member() {
     }
@@ -28,7 +26,7 @@ final class Member {
     /** consume NAMESRV TOPIC GROUP LOG [inorder FAILURES_PER_THOUSAND | always-fail] */
     public static void main(String... words) throws Exception {
         String topic = words[2];
-        log = FileChannel.open(Path.of(words[4]), StandardOpenOption.CREATE, StandardOpenOption.WRITE, StandardOpenOption.APPEND);
+        log = new FileOutputStream(words[4], true);
         DefaultMQPushConsumer consumer = new DefaultMQPushConsumer(words[3]);
         consumer.setNamesrvAddr(words[1]);
         consumer.setInstanceName(String.valueOf(ProcessHandle.current().pid()));
@@ -97,7 +95,7 @@ final class Member {
     /** One line by one call, which the file takes whole behind its end. */
     private static void note(String line) {
         try {
-            log.write(ByteBuffer.wrap((line + "\n").getBytes(StandardCharsets.UTF_8)));
+            log.write((line + "\n").getBytes(StandardCharsets.UTF_8));
         } catch (IOException error) {
             throw new IllegalStateException(error);
         }
