@@ -13,9 +13,6 @@ use parking_lot::Mutex;
 /// A reader with more bytes than this before it in one queue has a backlog.
 const LONG_BYTES: u64 = 16 << 20;
 
-/// A read whose size is not known is taken for one of this many bytes.
-const UNKNOWN_BYTES: u64 = 32 << 10;
-
 /// No pull waits longer, however many there are: clients give a pull up after some seconds.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
@@ -62,17 +59,10 @@ pub(crate) struct Share {
 impl Pace {
     /// Takes a share for a read of about `bytes`, at `now` with the log's end at `log_end`; `limit` is in bytes a second, 0
     /// for none.
-    pub(crate) fn take(
-        &self,
-        bytes: Option<u64>,
-        limit: u64,
-        now: Duration,
-        log_end: u64,
-    ) -> Share {
+    pub(crate) fn take(&self, bytes: u64, limit: u64, now: Duration, log_end: u64) -> Share {
         let mut state = self.state.lock();
         state.look(now, log_end);
         let per_byte = state.seconds_per_byte(limit);
-        let bytes = bytes.unwrap_or(UNKNOWN_BYTES);
         let begin = state.next.max(now).min(now + WAIT_MAX);
         state.next = begin + seconds(bytes, per_byte);
         Share {
@@ -151,33 +141,33 @@ mod tests {
     fn reads_begin_one_after_another_at_the_limit() {
         let pace = Pace::default();
         let waits: Vec<_> = (0..4)
-            .map(|_| pace.take(Some(MB), 100 * MB, at(5000), 0).wait)
+            .map(|_| pace.take(MB, 100 * MB, at(5000), 0).wait)
             .collect();
         assert_eq!(waits, [at(0), at(10), at(20), at(30)]);
-        assert_eq!(pace.take(Some(MB), 100 * MB, at(5035), 0).wait, at(5));
+        assert_eq!(pace.take(MB, 100 * MB, at(5035), 0).wait, at(5));
     }
 
     #[test]
     fn what_a_read_did_not_take_is_given_back() {
         let pace = Pace::default();
-        let share = pace.take(Some(MB), 100 * MB, at(5000), 0);
+        let share = pace.take(MB, 100 * MB, at(5000), 0);
         pace.settle(&share, 0);
-        assert_eq!(pace.take(Some(MB), 100 * MB, at(5000), 0).wait, at(0));
-        let share = pace.take(None, 100 * MB, at(5500), 0);
+        assert_eq!(pace.take(MB, 100 * MB, at(5000), 0).wait, at(0));
+        let share = pace.take(0, 100 * MB, at(5500), 0);
         pace.settle(&share, MB);
-        assert_eq!(pace.take(None, 100 * MB, at(5500), 0).wait, at(10));
+        assert_eq!(pace.take(0, 100 * MB, at(5500), 0).wait, at(10));
     }
 
     #[test]
     fn without_messages_coming_in_there_is_no_limit() {
         let pace = Pace::default();
         for ms in [5000, 6000] {
-            pace.take(Some(MB), MB, at(ms), 77);
+            pace.take(MB, MB, at(ms), 77);
         }
         // The last read that had to be slow is waited for once.
-        pace.take(Some(MB), MB, at(7000), 77);
+        pace.take(MB, MB, at(7000), 77);
         for _ in 0..100 {
-            assert_eq!(pace.take(Some(MB), MB, at(7100), 77).wait, at(0));
+            assert_eq!(pace.take(MB, MB, at(7100), 77).wait, at(0));
         }
     }
 
@@ -185,18 +175,18 @@ mod tests {
     fn a_backlog_shrinks_whatever_the_limit() {
         let pace = Pace::default();
         for second in 5..8 {
-            pace.take(Some(0), MB, at(second * 1000), second * 50 * MB);
+            pace.take(0, MB, at(second * 1000), second * 50 * MB);
         }
         let now = at(7500);
-        pace.take(Some(MB), MB, now, 400 * MB);
-        assert_eq!(pace.take(Some(MB), MB, now, 400 * MB).wait, at(10));
+        pace.take(MB, MB, now, 400 * MB);
+        assert_eq!(pace.take(MB, MB, now, 400 * MB).wait, at(10));
     }
 
     #[test]
     fn nobody_waits_for_longer_than_a_second() {
         let pace = Pace::default();
         for _ in 0..1000 {
-            assert!(pace.take(Some(MB), MB, at(5000), 0).wait <= WAIT_MAX);
+            assert!(pace.take(MB, MB, at(5000), 0).wait <= WAIT_MAX);
         }
     }
 }

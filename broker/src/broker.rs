@@ -118,10 +118,10 @@ pub struct Broker {
     pub(crate) request_modes: RequestModes,
     pub(crate) cold_read_thresholds: ColdReadThresholds,
     pub(crate) unique_ids: UniqueIds,
-    /// Threads for cold reads, and others for operators, so that neither waits for the other.
-    pub(crate) readers: Pool,
     /// How fast consumers with a backlog are served.
     pub(crate) backlog_pace: Pace,
+    /// Threads for cold reads, and others for operators, so that neither waits for the other.
+    pub(crate) readers: Pool,
     pub(crate) clerks: Pool,
     pub(crate) runtime: tokio::runtime::Handle,
     /// SYNC_FLUSH: answers to sends wait for the device unless the producer says otherwise. Fixed at the start.

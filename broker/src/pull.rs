@@ -316,7 +316,7 @@ fn read_in_turn(
     reply_to: ReplyTo,
 ) {
     let share = broker.backlog_pace.take(
-        Some(bytes),
+        bytes,
         broker.config.get().backlog_bytes_per_second,
         broker.clock.monotonic(),
         broker.store.log_end().number(),
@@ -342,6 +342,9 @@ fn read_aside(
     let readers = broker.clone();
     let job = move |turn| {
         if turn == Turn::Full {
+            if let Some(share) = &share {
+                readers.backlog_pace.settle(share, 0);
+            }
             let remark = "too many pulls wait for the disk";
             return reply_to.reply(ResponseCode::SystemBusy, Some(remark), &NoHeader, []);
         }

@@ -290,13 +290,12 @@ impl Queue {
     }
 
     /// Adds the entry of a message that was just appended. Dispatch runs in log order, so it is the next.
-    pub(crate) fn put(&self, new: &NewEntry) -> usize {
+    pub(crate) fn put(&self, new: &NewEntry) {
         let mut state = self.state.lock();
         if new.queue_offset != state.max && state.log.is_virgin() {
             state.begin_at(self.kind, new.queue_offset);
         }
         state.push(self.kind, new);
-        state.log.unwritten_bytes()
     }
 
     /// Adds the entry of a record that recovery found, unless it is there; `fill` puts fillers where entries are missing.

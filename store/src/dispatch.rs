@@ -186,21 +186,19 @@ impl Dispatcher {
     }
 
     /// Dispatches everything below `limit`. When this returns, whoever asks for a queue's end sees it. `appended` has the
-    /// queues of the last records if the caller knows them: with very many queues, finding one costs more than its entry. True
-    /// when the writer of queue entries should look.
-    pub(crate) fn dispatch_to(&self, log: &CommitLog, limit: u64, appended: &[Arc<Queue>]) -> bool {
+    /// queues of the last records if the caller knows them: with very many queues, finding one costs more than its entry.
+    pub(crate) fn dispatch_to(&self, log: &CommitLog, limit: u64, appended: &[Arc<Queue>]) {
         if self.position() >= limit {
-            return false;
+            return;
         }
         let mut turn = self.turn.lock();
         let from = self.position();
         if from >= limit {
-            return false;
+            return;
         }
-        let mut wants_write = false;
         let mut appended = appended.iter();
         let walked = log.walk(from, limit, false, |record, _| {
-            wants_write |= self.dispatch(record, &mut turn, &mut appended);
+            self.dispatch(record, &mut turn, &mut appended);
             true
         });
         if let Err((at, error)) = walked {
@@ -214,7 +212,6 @@ impl Dispatcher {
         }
         self.position.store(limit, Ordering::Release);
         self.observer.dispatched_all();
-        wants_write
     }
 
     /// Queue entry, index keys, observers of one record that was just appended.
@@ -223,10 +220,10 @@ impl Dispatcher {
         record: &RecordView<'_>,
         turn: &mut Turn,
         appended: &mut std::slice::Iter<'_, Arc<Queue>>,
-    ) -> bool {
+    ) {
         let derived = self.derive(record, &mut turn.keys);
         let Some(entry) = derived.entry else {
-            return false;
+            return;
         };
         let is_its_queue = |queue: &Arc<Queue>| {
             queue.name.id == record.queue_id() && *queue.name.topic == *record.topic()
@@ -241,9 +238,8 @@ impl Dispatcher {
             (_, Some(queue)) if is_its_queue(queue) => queue,
             _ => known.insert(self.queues.get_or_make(record.topic(), record.queue_id())),
         };
-        let wants_write = self.queues.put(queue, &entry);
+        self.queues.put(queue, &entry);
         self.tell(record, &entry, false);
-        wants_write
     }
 
     /// The same for a record that recovery found: the entry is the caller's to put, because it may be there.

@@ -84,20 +84,19 @@ impl Alarm {
 }
 
 impl Keeper {
-    pub(crate) fn new(now: Duration) -> Self {
+    pub(crate) fn new(shared: &Shared) -> Self {
+        let now = shared.clock.monotonic();
+        // What recovery wrote: the sooner it is marked, the less there is to go over again after another crash.
+        let is_marked = shared.unsynced.lock().is_empty();
         Self {
             last_write: now,
-            last_mark: Some(now),
+            last_mark: is_marked.then_some(now),
             last_retention: now,
         }
     }
 
     /// The thread. Returns when the alarm is stopped or the store is fenced.
     pub(crate) fn run(&mut self, shared: &Shared) {
-        if !shared.unsynced.lock().is_empty() {
-            // Recovery wrote: the sooner that is marked, the less there is to go over again after another crash.
-            self.last_mark = None;
-        }
         loop {
             let now = shared.clock.monotonic();
             let waiting = shared.alarm.rung.load(Ordering::Acquire)

@@ -318,11 +318,10 @@ impl QueueTable {
         self.topics.read().keys().cloned().collect()
     }
 
-    /// Puts a dispatched entry into its queue; true when so much waits to be written that the writer should look.
-    pub(crate) fn put(&self, queue: &Arc<Queue>, new: &NewEntry) -> bool {
-        let waiting = queue.put(new);
+    /// Puts a dispatched entry into its queue.
+    pub(crate) fn put(&self, queue: &Arc<Queue>, new: &NewEntry) {
+        queue.put(new);
         self.note_unwritten(queue);
-        waiting == WRITE_AT_BYTES || waiting == WRITE_AT_BYTES + ENTRY_BYTES
     }
 
     /// Remembers that a queue has entries to write.

@@ -520,7 +520,7 @@ fn start_threads(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, StoreError
     })?;
     start("prepare", |shared| shared.log.prepare_ahead(&shared.health))?;
     start("keeper", |shared| {
-        Keeper::new(shared.clock.monotonic()).run(shared);
+        Keeper::new(shared).run(shared);
     })?;
     if shared.config.durability.is_device() {
         start("expire", |shared| shared.commit.expire())?;
