@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use agena_protocol::offset::PhysicalOffset;
 use agena_protocol::queue::QueueId;
 use agena_protocol::record::RecordView;
+use agena_protocol::sys_flag::TransactionState;
 use agena_store::{
-    Boundary, Filter, MessageIllegal, Opened, ReadRequest, ReadStatus, Residency, StoreError,
+    Boundary, Filter, MessageIllegal, NewMessage, Opened, ReadRequest, ReadStatus, Residency,
+    StoreError,
 };
 use support::{
     all, append, clock, durable, message, open, properties, put, read, small, small_sync,
@@ -311,4 +313,49 @@ fn what_a_recovery_went_over_is_soon_marked() {
         panic!("{opened:?}")
     };
     assert_eq!(again.scanned_from, report.log_end);
+}
+
+#[test]
+fn behind_a_record_of_no_queue_the_next_is_in_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(small(dir.path()));
+    let half = NewMessage {
+        sys_flag: TransactionState::Prepared.bits(),
+        ..message("A", 0, b"half", b"")
+    };
+    append(&store, &[half, message("B", 1, b"b", b"")]).unwrap();
+    assert_eq!(all(&store, "A", 0), []);
+    assert_eq!(all(&store, "B", 1), [(0, b"b".to_vec())]);
+}
+
+#[test]
+fn appends_side_by_side_reach_their_own_queues() {
+    const THREADS: u32 = 4;
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(small(dir.path()));
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let store = &store;
+            scope.spawn(move || {
+                let topic = format!("T{thread}");
+                for number in 0..500_u32 {
+                    let (a, b) = (format!("a{number}"), format!("b{number}"));
+                    // The same numbers in all topics, and two queues of each.
+                    let pair = [
+                        message(&topic, 0, a.as_bytes(), b""),
+                        message(&topic, 1, b.as_bytes(), b""),
+                    ];
+                    append(store, &pair).unwrap();
+                }
+            });
+        }
+    });
+    for thread in 0..THREADS {
+        for (queue, letter) in [(0, "a"), (1, "b")] {
+            let expected: Vec<_> = (0..500_u64)
+                .map(|n| (n, format!("{letter}{n}").into_bytes()))
+                .collect();
+            assert_eq!(all(&store, &format!("T{thread}"), queue), expected);
+        }
+    }
 }
