@@ -323,7 +323,7 @@ fn behind_a_record_of_no_queue_the_next_is_in_its_own() {
         sys_flag: TransactionState::Prepared.bits(),
         ..message("A", 0, b"half", b"")
     };
-    append(&store, &[half, message("B", 1, b"b", b"")]).unwrap();
+    let _ = append(&store, &[half, message("B", 1, b"b", b"")]).unwrap();
     assert_eq!(all(&store, "A", 0), []);
     assert_eq!(all(&store, "B", 1), [(0, b"b".to_vec())]);
 }
@@ -345,7 +345,7 @@ fn appends_side_by_side_reach_their_own_queues() {
                         message(&topic, 0, a.as_bytes(), b""),
                         message(&topic, 1, b.as_bytes(), b""),
                     ];
-                    append(store, &pair).unwrap();
+                    let _ = append(store, &pair).unwrap();
                 }
             });
         }
