@@ -16,14 +16,12 @@ use std::time::Duration;
 
 use agena_protocol::bodies::connections::SubscriptionConflict;
 use agena_protocol::bodies::heartbeat::{ConsumerData, HeartbeatData};
-use agena_protocol::bodies::subscription::SubscriptionData;
 use agena_protocol::clock::Clock;
 use agena_protocol::command::Command;
 use agena_protocol::request_code::RequestCode;
 use agena_remoting::connection::Connection;
 use parking_lot::Mutex;
 
-use crate::filter::Filter;
 use crate::name_table::NameTable;
 
 mod consumer_group;
@@ -124,21 +122,10 @@ pub enum Subscribed {
         /// The group consumes by broadcasting.
         broadcasting: bool,
     },
-    /// The group subscribes the topic, but its expression is none: the pull is refused by name.
-    Unparsable {
-        /// What was announced.
-        data: Arc<SubscriptionData>,
-        /// What is wrong with its expression.
-        reason: Arc<str>,
-        /// The group consumes by broadcasting.
-        broadcasting: bool,
-    },
     /// The group subscribes the topic.
     Found {
-        /// What was announced.
-        data: Arc<SubscriptionData>,
-        /// Its expression, compiled.
-        filter: Arc<Filter>,
+        /// How.
+        subscription: Arc<Subscription>,
         /// The group consumes by broadcasting.
         broadcasting: bool,
     },

@@ -108,17 +108,12 @@ pub(crate) fn queue_entries(
     let mut filter = None;
     if let Some(group) = group {
         match broker.sessions.subscription(group, topic) {
-            Subscribed::Found {
-                data,
-                filter: compiled,
-                ..
-            } => {
-                answer.subscription_data = Some((*data).clone());
-                filter = Some(compiled);
-            }
-            Subscribed::Unparsable { data, reason, .. } => {
-                answer.subscription_data = Some((*data).clone());
-                answer.filter_data = Some(reason.to_string());
+            Subscribed::Found { subscription, .. } => {
+                answer.subscription_data = Some((*subscription.data).clone());
+                match &subscription.filter {
+                    Ok(compiled) => filter = Some(Arc::clone(compiled)),
+                    Err(reason) => answer.filter_data = Some(reason.to_string()),
+                }
             }
             Subscribed::NoGroup | Subscribed::NoTopic { .. } => {
                 answer.filter_data = Some(format!("{group}@{topic} is not online!"));

@@ -1,6 +1,7 @@
 //! Whether a pull may be served: the original's checks in the original's order (spec/semantics.md §4.5).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use agena_protocol::bodies::heartbeat::ConsumeType;
 use agena_protocol::bodies::topic_config::TopicConfig;
@@ -15,9 +16,9 @@ use agena_remoting::connection::Connection;
 use super::Pull;
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
-use crate::filter::Filter;
+use crate::filter::{Filter, TAG};
 use crate::groups::Group;
-use crate::sessions::Subscribed;
+use crate::sessions::{Subscribed, Subscription};
 
 /// Who forbids a pull, as answers with code 16 say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,9 +221,9 @@ fn subscribed_filter(
                 "the consumer's group info not exist",
             ));
         }
-        Subscribed::NoTopic { broadcasting }
-        | Subscribed::Unparsable { broadcasting, .. }
-        | Subscribed::Found { broadcasting, .. } => *broadcasting,
+        Subscribed::NoTopic { broadcasting } | Subscribed::Found { broadcasting, .. } => {
+            *broadcasting
+        }
     };
     if broadcasting && !group.may_broadcast() {
         return Err(PullRefused::forbidden(
@@ -236,17 +237,14 @@ fn subscribed_filter(
             format!("the consumer group[{name}] is forbidden for topic[{topic}]"),
         ));
     }
-    let (data, filter) = match subscribed {
-        Subscribed::Found { data, filter, .. } => (data, Ok(filter)),
-        Subscribed::Unparsable { data, reason, .. } => (data, Err(reason)),
-        Subscribed::NoTopic { .. } | Subscribed::NoGroup => {
-            return Err(PullRefused::new(
-                ResponseCode::SubscriptionNotExist,
-                "the consumer's subscription not exist",
-            ));
-        }
+    let Subscribed::Found { subscription, .. } = subscribed else {
+        return Err(PullRefused::new(
+            ResponseCode::SubscriptionNotExist,
+            "the consumer's subscription not exist",
+        ));
     };
-    if data.sub_version < request.sub_version {
+    let is_outdated = subscription.data.sub_version < request.sub_version;
+    if is_outdated && !may_be_unfiltered(&subscription, request, broker.clock.monotonic()) {
         return Err(PullRefused::new(
             ResponseCode::SubscriptionNotLatest,
             "the consumer's subscription not latest",
@@ -258,12 +256,31 @@ fn subscribed_filter(
             "the pull consumer is rejected by this broker",
         ));
     }
-    filter.map_err(|reason| {
+    if is_outdated {
+        return Ok(Arc::new(Filter::All));
+    }
+    subscription.filter.clone().map_err(|reason| {
         PullRefused::new(
             ResponseCode::SubscriptionParseFailed,
             format!("parse the consumer's subscription failed: {reason}"),
         )
     })
+}
+
+/// How long a pull is refused whose subscription no heartbeat announced yet.
+const HEARTBEAT_WITHIN: Duration = Duration::from_secs(1);
+
+/// A subscription gets a new version with every change of the client's queues. The Java client then sends a heartbeat, but not
+/// while its timer sends one, which may still have the old version; the next follows after 30 s. The original refuses all that
+/// time. We refuse while the heartbeat can be under way, then serve every message to whom filters by tag: the hashes of tags
+/// collide, so every such client looks at the tags themselves. A condition of properties only the broker knows to evaluate.
+fn may_be_unfiltered(
+    subscription: &Subscription,
+    request: &PullMessageRequest<'_>,
+    now: Duration,
+) -> bool {
+    let is_by_tag = matches!(request.expression_type, None | Some("" | TAG));
+    is_by_tag && subscription.outdated_for(now) >= HEARTBEAT_WITHIN
 }
 
 /// The members of the group announced that they pull on their own account.

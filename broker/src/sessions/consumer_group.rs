@@ -3,7 +3,7 @@
 //! The view is immutable and replaced whole: a pull sees a group at one moment. Source: Apache `ConsumerGroupInfo`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use agena_protocol::bodies::connections::{MemberExpression, SubscriptionConflict};
@@ -59,8 +59,10 @@ pub struct GroupView<P = Connection> {
 pub struct Subscription {
     /// What was announced.
     pub data: Arc<SubscriptionData>,
-    /// Its expression, compiled, or what is wrong with it.
+    /// Its expression, compiled, or what is wrong with it: then a pull is refused by name.
     pub filter: Result<Arc<Filter>, Arc<str>>,
+    /// When the first pull came that knows a newer version.
+    outdated_since: OnceLock<Duration>,
 }
 
 /// A connected client in a group.
@@ -116,21 +118,10 @@ impl<P> GroupView<P> {
         let broadcasting = self.is_broadcasting();
         match self.subscriptions.get(topic) {
             None => Subscribed::NoTopic { broadcasting },
-            Some(subscription) => {
-                let data = Arc::clone(&subscription.data);
-                match &subscription.filter {
-                    Ok(filter) => Subscribed::Found {
-                        data,
-                        filter: Arc::clone(filter),
-                        broadcasting,
-                    },
-                    Err(reason) => Subscribed::Unparsable {
-                        data,
-                        reason: Arc::clone(reason),
-                        broadcasting,
-                    },
-                }
-            }
+            Some(subscription) => Subscribed::Found {
+                subscription: Arc::clone(subscription),
+                broadcasting,
+            },
         }
     }
 
@@ -404,7 +395,13 @@ impl Subscription {
         Self {
             data: Arc::new(data.clone()),
             filter,
+            outdated_since: OnceLock::new(),
         }
+    }
+
+    /// A pull knows a newer version than any heartbeat announced. Returns for how long that has been so.
+    pub(crate) fn outdated_for(&self, now: Duration) -> Duration {
+        now.saturating_sub(*self.outdated_since.get_or_init(|| now))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use agena_protocol::bodies::heartbeat::{MessageModel, ProducerData};
+use agena_protocol::bodies::subscription::SubscriptionData;
 use agena_protocol::clock::ManualClock;
 
 use super::*;
@@ -163,7 +164,7 @@ fn a_subscription_is_replaced_by_a_newer_version_only() {
     let bench = Bench::new();
     let a = Bench::peer(1);
     let expression = |bench: &Bench| match bench.sessions.subscription("g", "T") {
-        Subscribed::Found { data, .. } => data.sub_string.clone(),
+        Subscribed::Found { subscription, .. } => subscription.data.sub_string.clone(),
         other => panic!("{other:?}"),
     };
     bench.beat(&a, &consumer("a", &[("T", "new", 5)]));

@@ -130,6 +130,38 @@ async fn a_subscription_of_heartbeats_is_looked_up() {
     );
 }
 
+/// The Java client's heartbeat with a new version may stay away for 30 s.
+#[tokio::test]
+async fn a_pull_that_is_ahead_of_its_heartbeat_gets_everything_after_a_second() {
+    let asked = broker().await;
+    let tag = properties(&[("TAGS", "a")]);
+    asked.stored("T", 0, &tag, b"1").await;
+    asked.join("CG", "T", "b").await;
+    let newer = PullMessageRequest {
+        sys_flag: 0,
+        subscription: None,
+        sub_version: 2,
+        ..pull_of("T", 0, 0)
+    };
+    let sql = PullMessageRequest {
+        expression_type: Some("SQL92"),
+        ..newer.clone()
+    };
+    let began = Instant::now();
+    let pulled = loop {
+        let pulled = asked.pull(&newer).await;
+        if pulled.code == 0 {
+            break pulled;
+        }
+        refused(&pulled, 25, "the consumer's subscription not latest");
+        assert!(began.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    assert_eq!(pulled.bodies, vec!["1".to_owned()]);
+    refused(&asked.pull(&sql).await, 25, "the consumer's subscription");
+}
+
 #[tokio::test]
 async fn every_place_in_a_queue_has_its_status() {
     let asked = broker().await;
