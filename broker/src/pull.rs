@@ -190,6 +190,15 @@ fn reply(answer: Answer, reply_to: ReplyTo) {
     );
 }
 
+fn reply_now(answer: Answer, reply_to: ReplyTo) {
+    reply_to.reply_now(
+        answer.code,
+        Some(answer.remark),
+        &answer.header,
+        answer.records,
+    );
+}
+
 /// A reset that an operator asked for reaches the consumer with its next pull of that queue, once.
 fn answer_reset(broker: &Broker, pull: &Pull) -> Option<Answer> {
     let topic = &pull.topic.topic_name;
@@ -382,22 +391,28 @@ fn park(broker: &Arc<Broker>, pull: Pull, reply_to: ReplyTo, suspend: Duration, 
     }
 }
 
-/// Answers pulls that messages have woken.
+/// Answers pulls that messages have woken. A single one at once, here: at low rates waking the connection's task costs
+/// more than the answer. Several are left to the tasks, which write together what goes to one peer.
 pub(crate) fn answer_ready(broker: &Arc<Broker>) {
-    for held in broker.hold.take_ready() {
-        answer_held(broker, held);
+    let ready = broker.hold.take_ready();
+    let deliver = match ready.len() {
+        1 => reply_now,
+        _ => reply,
+    };
+    for held in ready {
+        answer_held(broker, held, deliver);
     }
 }
 
 /// Answers a held pull with what there is now, if anybody still listens.
-fn answer_held(broker: &Arc<Broker>, held: HeldPull) {
+fn answer_held(broker: &Arc<Broker>, held: HeldPull, deliver: fn(Answer, ReplyTo)) {
     let HeldPull { pull, reply_to, .. } = held;
     if !reply_to.connection().is_open() {
         return;
     }
     let answer = answer_reset(broker, &pull).or_else(|| read(broker, &pull, Residency::MemoryOnly));
     match answer {
-        Some(answer) => reply(answer, reply_to),
+        Some(answer) => deliver(answer, reply_to),
         None => read_aside(broker, pull, None, None, reply_to),
     }
 }
@@ -409,7 +424,7 @@ pub(crate) async fn answer_expired(broker: Arc<Broker>) {
         let now = broker.clock.monotonic();
         let (expired, next) = broker.hold.expired(now);
         for held in expired {
-            answer_held(&broker, held);
+            answer_held(&broker, held, reply);
         }
         let pause = async {
             match next {

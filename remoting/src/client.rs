@@ -237,18 +237,14 @@ impl Client {
         peer: &Peer,
         stream: TcpStream,
     ) -> std::io::Result<Arc<Connection>> {
-        stream.set_nodelay(true)?;
-        let connection = Arc::new(Connection::new(
-            stream.peer_addr()?,
-            stream.local_addr()?,
-            Share::new(self.limits.clone()),
-        ));
+        let share = Share::new(self.limits.clone());
+        let (connection, reader) = Connection::new(stream, share)?;
         let service = Arc::new(Asked {
             address: address.to_owned(),
             handler: self.handler.clone(),
         });
         let task = ConnectionTask::opened(
-            stream,
+            reader,
             connection.clone(),
             service,
             self.config.idle_timeout,

@@ -1,15 +1,17 @@
 //! A handle to one connection, for both directions: whoever holds it may send frames, call the peer and close it,
-//! from any thread. The socket itself belongs to the connection's task.
+//! from any thread. The connection's task alone reads the socket; see [`crate::outbox`] for who writes it.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use agena_protocol::command::Command;
 use agena_protocol::frame::Frame;
 use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::oneshot;
 
 use crate::error::{CallError, SendError};
@@ -49,20 +51,28 @@ struct Call {
 }
 
 impl Connection {
-    pub(crate) fn new(peer: SocketAddr, local: SocketAddr, share: Share) -> Self {
-        Self {
+    /// Of a new socket, which the connection's task reads and everybody writes.
+    pub(crate) fn new(
+        stream: TcpStream,
+        share: Share,
+    ) -> std::io::Result<(Arc<Self>, OwnedReadHalf)> {
+        stream.set_nodelay(true)?;
+        let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
+        let (reader, writer) = stream.into_split();
+        let connection = Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             peer,
             local,
             announced: OnceLock::new(),
             open: AtomicBool::new(true),
-            outbox: Outbox::default(),
+            outbox: Outbox::new(writer),
             share,
             deferred: AtomicUsize::new(0),
             waits_for_release: AtomicBool::new(false),
             calls: Mutex::new(HashMap::new()),
             next_opaque: AtomicI32::new(1),
-        }
+        };
+        Ok((Arc::new(connection), reader))
     }
 
     /// Unique in this process and never used again.
@@ -109,6 +119,14 @@ impl Connection {
         let _ = self.queue(replies.into_iter());
     }
 
+    /// Writes an answer to the socket before it returns, as far as that takes it: for the one frame that somebody waits for.
+    /// Many are better queued, as the task writes them together.
+    pub(crate) fn send_now(&self, reply: Reply) {
+        if self.may_send().is_ok() {
+            self.outbox.send_now(reply, &self.share);
+        }
+    }
+
     /// Sends a request that is not answered, marked as such.
     ///
     /// # Errors
@@ -125,6 +143,14 @@ impl Connection {
     }
 
     fn queue(&self, replies: impl Iterator<Item = Reply>) -> Result<(), SendError> {
+        self.may_send()?;
+        if self.outbox.push(replies, &self.share) {
+            return Ok(());
+        }
+        Err(SendError::Closed { peer: self.peer })
+    }
+
+    fn may_send(&self) -> Result<(), SendError> {
         let queued_bytes = self.share.held();
         if !self.is_open() {
             return Err(SendError::Closed { peer: self.peer });
@@ -132,16 +158,7 @@ impl Connection {
         if queued_bytes > self.share.per_connection_max().saturating_mul(2) {
             return Err(self.overrun(queued_bytes));
         }
-        let mut bytes = 0;
-        let counted = replies.inspect(|reply| {
-            bytes += reply.len();
-            self.share.add(reply.len());
-        });
-        if self.outbox.push(counted) {
-            return Ok(());
-        }
-        self.share.sub(bytes);
-        Err(SendError::Closed { peer: self.peer })
+        Ok(())
     }
 
     /// The task stops reading at the bound itself; at twice the bound, what others send to this peer goes on without
@@ -234,7 +251,7 @@ impl Connection {
     /// The task is gone: nothing more will be written, every waiting call ends.
     pub(crate) fn ended(&self) {
         self.open.store(false, Ordering::Release);
-        self.share.sub(self.outbox.end());
+        self.outbox.end(&self.share);
         self.calls.lock().clear();
     }
 

@@ -1,25 +1,22 @@
-//! The task that owns a socket: reads what is there, hands over every whole frame of that read as one batch, writes
-//! the answers with one vectored write. **A BYTE ENTERS AND LEAVES HERE.**
+//! The task of a connection: reads what is there, hands over every whole frame of that read as one batch, has the
+//! answers written with one vectored write. **A BYTE ENTERS HERE**, and leaves by the [`crate::outbox`].
 //!
 //! While it waits the task holds no buffer. A read goes to a buffer of the thread; what a read brought in front of a
 //! frame's end is kept by the task until the rest is there. Only a frame that is longer than what is worth copying
 //! gets a buffer of its own, which grows with what arrived, never with what was announced.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::future::Future;
-use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use agena_protocol::frame::{Frame, Split, split};
-use bytes::{BufMut, Bytes};
-use smallvec::SmallVec;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use bytes::BufMut;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, Sleep};
 
 use crate::connection::Connection;
@@ -37,9 +34,6 @@ const COPIED_PARTIAL_BYTES_MAX: usize = 64 * 1024;
 
 /// Frames that are handed over at once; more of one read follow as the next batch.
 const BATCH_FRAMES_MAX: usize = 256;
-
-/// Pieces of one vectored write.
-const WRITE_PIECES: usize = 64;
 
 /// Reads of one connection before others of the same thread have their turn.
 const STEPS_PER_POLL: usize = 8;
@@ -69,9 +63,9 @@ thread_local! {
     static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
 }
 
-/// One connection's socket and what belongs to it alone.
+/// One connection's socket, as far as it is read, and what belongs to it alone.
 pub(crate) struct ConnectionTask {
-    stream: TcpStream,
+    socket: OwnedReadHalf,
     connection: Arc<Connection>,
     service: Arc<dyn Service>,
     /// A PROXY header or a TLS handshake may still come first.
@@ -82,14 +76,14 @@ pub(crate) struct ConnectionTask {
     partial_frame_bytes: usize,
     /// What `partial` counts for in the connection's share.
     partial_held: usize,
-    /// What the socket did not take yet.
-    writing: VecDeque<Bytes>,
+    /// The waker that the outbox has.
+    registered: Option<Waker>,
+    /// The socket took no more; what is queued waits for it.
+    is_blocked: bool,
     draining: bool,
-    /// The peer takes nothing any more. What it sent before it went is still read: one-way requests count.
-    is_deaf: bool,
     closing: Option<String>,
     idle_timeout: Duration,
-    last_traffic: Instant,
+    last_read: Instant,
     idle: Pin<Box<Sleep>>,
     /// Runs while all connections together hold too much.
     pause: Option<Pin<Box<Sleep>>>,
@@ -104,39 +98,39 @@ enum Step {
 impl ConnectionTask {
     /// Of an accepted connection, which may begin with a PROXY header.
     pub(crate) fn accepted(
-        stream: TcpStream,
+        socket: OwnedReadHalf,
         connection: Arc<Connection>,
         service: Arc<dyn Service>,
         idle_timeout: Duration,
     ) -> Self {
         Self {
             at_start: true,
-            ..Self::opened(stream, connection, service, idle_timeout)
+            ..Self::opened(socket, connection, service, idle_timeout)
         }
     }
 
     /// Of a connection that we opened.
     pub(crate) fn opened(
-        stream: TcpStream,
+        socket: OwnedReadHalf,
         connection: Arc<Connection>,
         service: Arc<dyn Service>,
         idle_timeout: Duration,
     ) -> Self {
         let now = Instant::now();
         Self {
-            stream,
+            socket,
             connection,
             service,
             at_start: false,
             partial: Vec::new(),
             partial_frame_bytes: 0,
             partial_held: 0,
-            writing: VecDeque::new(),
+            registered: None,
+            is_blocked: false,
             draining: false,
-            is_deaf: false,
             closing: None,
             idle_timeout,
-            last_traffic: now,
+            last_read: now,
             idle: Box::pin(tokio::time::sleep_until(now + idle_timeout)),
             pause: None,
         }
@@ -164,35 +158,49 @@ impl ConnectionTask {
 
     /// Writes before it reads, so that answers leave before more work comes in.
     fn step(&mut self, cx: &mut Context<'_>) -> Result<Step, Ended> {
-        if self.connection.outbox.has_news() {
+        let has_news = self.connection.outbox.has_news();
+        if has_news {
             self.take_news();
         }
-        let blocked = self.poll_write(cx).is_pending();
-        self.check_closing(blocked)?;
+        if has_news || self.is_blocked {
+            let Connection { outbox, share, .. } = &*self.connection;
+            self.is_blocked = outbox.poll_write(cx, share).is_pending();
+        }
+        self.check_closing()?;
         if self.may_read(cx) && self.poll_read(cx)?.is_ready() {
             return Ok(Step::Again);
         }
         self.check_idle(cx)?;
-        self.connection.outbox.register(cx.waker());
+        self.register(cx);
         if self.connection.outbox.has_news() {
             return Ok(Step::Again);
         }
         Ok(Step::Wait)
     }
 
+    /// Takes the outbox's lock only when there is another waker: while this task goes to sleep another thread may hold that
+    /// lock for a write, whose reader already asks for more.
+    fn register(&mut self, cx: &mut Context<'_>) {
+        let known = self.registered.as_ref();
+        if !known.is_some_and(|known| known.will_wake(cx.waker())) {
+            self.registered = Some(cx.waker().clone());
+            self.connection.outbox.register(cx.waker());
+        }
+    }
+
     fn take_news(&mut self) {
-        let news = self.connection.outbox.take(&mut self.writing);
+        let news = self.connection.outbox.take_news();
         self.draining |= news.drain;
         if self.closing.is_none() {
             self.closing = news.close;
         }
     }
 
-    fn check_closing(&mut self, blocked: bool) -> Result<(), Ended> {
+    fn check_closing(&mut self) -> Result<(), Ended> {
         if let Some(reason) = self.closing.take() {
             return Err(Ended::ByUs(reason));
         }
-        if self.draining && !blocked {
+        if self.draining && !self.is_blocked {
             self.connection
                 .waits_for_release
                 .store(true, Ordering::Release);
@@ -234,7 +242,9 @@ impl ConnectionTask {
     /// Moves its timer only when it fires, not with every frame.
     fn check_idle(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
         while self.idle.as_mut().poll(cx).is_ready() {
-            let deadline = self.last_traffic + self.idle_timeout;
+            let last_write = self.connection.outbox.last_write();
+            let last_traffic = last_write.map_or(self.last_read, |at| at.max(self.last_read));
+            let deadline = last_traffic + self.idle_timeout;
             if deadline <= Instant::now() {
                 return Err(Ended::Idle(self.idle_timeout));
             }
@@ -243,56 +253,13 @@ impl ConnectionTask {
         Ok(())
     }
 
-    /// Pending when the socket takes no more; ready when nothing is left.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.is_deaf {
-            self.drop_unwritten();
-        }
-        while !self.writing.is_empty() {
-            let slices: SmallVec<[IoSlice<'_>; WRITE_PIECES]> = self
-                .writing
-                .iter()
-                .take(WRITE_PIECES)
-                .map(|bytes| IoSlice::new(bytes))
-                .collect();
-            let written = match poll_write_slices(&mut self.stream, cx, &slices) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(written)) => written,
-                Poll::Ready(Err(_)) => {
-                    drop(slices);
-                    self.is_deaf = true;
-                    self.drop_unwritten();
-                    break;
-                }
-            };
-            drop(slices);
-            self.wrote(written);
-            self.connection.share.sub(written);
-            drop_front(&mut self.writing, written);
-        }
-        Poll::Ready(())
-    }
-
-    /// A write failed, so the peer closed its end or reset the connection. The read that comes to its end then ends the task; before
-    /// that it brings what the peer still sent, such as the offsets that a consumer commits as it stops.
-    fn drop_unwritten(&mut self) {
-        let bytes: usize = self.writing.drain(..).map(|piece| piece.len()).sum();
-        self.connection.share.sub(bytes);
-    }
-
-    fn wrote(&mut self, bytes: usize) {
-        if bytes > 0 {
-            self.last_traffic = Instant::now();
-        }
-    }
-
     /// Reads once and handles what came. Pending when there is nothing to read.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Ended> {
         if self.partial_frame_bytes > 0 {
             return self.poll_read_long(cx);
         }
         // Asked first, so that a wake-up for another reason does not touch the buffers at all.
-        match self.stream.poll_read_ready(cx) {
+        match self.socket.as_ref().poll_read_ready(cx) {
             Poll::Pending => return Ok(Poll::Pending),
             Poll::Ready(ready) => ready?,
         }
@@ -313,7 +280,7 @@ impl ConnectionTask {
         scratch.read[..kept].copy_from_slice(&self.partial);
         let mut buffer = ReadBuf::new(&mut scratch.read[kept..]);
         // Not `try_read`: this one knows that a read shorter than asked has emptied the socket, and saves the next.
-        match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+        match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
             Poll::Pending => return Ok(Poll::Pending),
             Poll::Ready(read) => read?,
         }
@@ -321,7 +288,7 @@ impl ConnectionTask {
         if count == 0 {
             return Err(Ended::ByPeer);
         }
-        self.last_traffic = Instant::now();
+        self.last_read = Instant::now();
         let Scratch {
             read,
             frames,
@@ -330,7 +297,7 @@ impl ConnectionTask {
         let input = &read[..kept + count];
         let reusable = std::mem::take(frames);
         let mut batch = recycle(reusable);
-        let handled = self.handle(input, &mut batch, replies, cx);
+        let handled = self.handle(input, &mut batch, replies);
         *frames = recycle(batch);
         let used = handled?;
         self.keep(&input[used..]);
@@ -339,7 +306,7 @@ impl ConnectionTask {
 
     /// Reads the rest of one long frame, and nothing beyond it, into the frame's own buffer.
     fn poll_read_long(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Ended> {
-        match self.stream.poll_read_ready(cx) {
+        match self.socket.as_ref().poll_read_ready(cx) {
             Poll::Pending => return Ok(Poll::Pending),
             Poll::Ready(ready) => ready?,
         }
@@ -354,11 +321,11 @@ impl ConnectionTask {
             self.count_partial();
         }
         match self
-            .stream
+            .socket
             .try_read_buf(&mut (&mut self.partial).limit(missing))
         {
             Ok(0) => return Err(Ended::ByPeer),
-            Ok(_) => self.last_traffic = Instant::now(),
+            Ok(_) => self.last_read = Instant::now(),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error.into()),
         }
@@ -367,7 +334,7 @@ impl ConnectionTask {
             self.partial_frame_bytes = 0;
             self.count_partial();
             let mut replies = Replies::default();
-            self.handle(&frame, &mut Vec::with_capacity(1), &mut replies, cx)?;
+            self.handle(&frame, &mut Vec::with_capacity(1), &mut replies)?;
         }
         Ok(Poll::Ready(()))
     }
@@ -378,7 +345,6 @@ impl ConnectionTask {
         input: &'i [u8],
         batch: &mut Vec<Frame<'i>>,
         replies: &mut Replies,
-        cx: &mut Context<'_>,
     ) -> Result<usize, Ended> {
         let mut used = match self.skip_preamble(input) {
             Ok(Some(used)) => used,
@@ -397,7 +363,10 @@ impl ConnectionTask {
             }
         };
         self.serve(batch, replies);
-        self.answer(replies, cx);
+        if !replies.is_empty() {
+            let Connection { outbox, share, .. } = &*self.connection;
+            outbox.answer(replies, share);
+        }
         end
     }
 
@@ -432,36 +401,6 @@ impl ConnectionTask {
             self.service.requests(&self.connection, batch, replies);
             batch.clear();
         }
-    }
-
-    /// Writes the answers of a batch at once, without queueing them; only what the socket does not take is queued.
-    fn answer(&mut self, replies: &mut Replies, cx: &mut Context<'_>) {
-        if self.is_deaf {
-            replies.clear();
-        }
-        if replies.is_empty() {
-            return;
-        }
-        let mut written = 0;
-        while self.writing.is_empty() {
-            let slices = replies.slices::<WRITE_PIECES>(written);
-            if slices.is_empty() {
-                break;
-            }
-            match poll_write_slices(&mut self.stream, cx, &slices) {
-                Poll::Ready(Ok(count)) => written += count,
-                Poll::Ready(Err(_)) => {
-                    drop(slices);
-                    self.is_deaf = true;
-                    replies.clear();
-                    return;
-                }
-                Poll::Pending => break,
-            }
-        }
-        self.wrote(written);
-        let queued = replies.queue_rest(written, &mut self.writing);
-        self.connection.share.add(queued);
     }
 
     /// Bytes in front of the first frame, `None` while that cannot be said.
@@ -514,33 +453,9 @@ struct Opened(ConnectionTask);
 impl Drop for Opened {
     fn drop(&mut self) {
         let task = &mut self.0;
-        let unwritten: usize = task.writing.iter().map(Bytes::len).sum();
-        task.connection.share.sub(unwritten + task.partial_held);
+        task.connection.share.sub(task.partial_held);
         task.connection.ended();
         task.service.closed(&task.connection);
-    }
-}
-
-/// One write for all slices; a single one takes the call that costs less.
-fn poll_write_slices(
-    stream: &mut TcpStream,
-    cx: &mut Context<'_>,
-    slices: &[IoSlice<'_>],
-) -> Poll<std::io::Result<usize>> {
-    match slices {
-        [single] => Pin::new(stream).poll_write(cx, single),
-        several => Pin::new(stream).poll_write_vectored(cx, several),
-    }
-}
-
-fn drop_front(queue: &mut VecDeque<Bytes>, mut count: usize) {
-    while let Some(front) = queue.front_mut() {
-        if count < front.len() {
-            let _ = front.split_to(count);
-            return;
-        }
-        count -= front.len();
-        queue.pop_front();
     }
 }
 

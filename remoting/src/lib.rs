@@ -22,3 +22,4 @@ mod outbox;
 mod preamble;
 pub mod reply;
 pub mod server;
+pub mod threads;

@@ -322,6 +322,20 @@ impl ReplyTo {
         }
     }
 
+    /// As [`ReplyTo::reply`], written on the caller's thread: the answer leaves now and wakes nobody here. For a single
+    /// answer; of many to one peer each would be a write of its own.
+    pub fn reply_now(
+        self,
+        code: ResponseCode,
+        remark: Option<&str>,
+        header: &impl Header,
+        body: impl IntoIterator<Item = Bytes>,
+    ) {
+        if let Some(reply) = self.encode(code, remark, header, body) {
+            self.connection.send_now(reply);
+        }
+    }
+
     /// The encoded answer, for a caller that sends many at once with [`Connection::send_all`]. `None` for a one-way
     /// request.
     pub fn encode(

@@ -17,6 +17,7 @@ use crate::connection_task::ConnectionTask;
 use crate::error::{BindError, Ended};
 use crate::limits::{Limits, LogBound, Share};
 use crate::reply::Replies;
+use crate::threads::{ConnectionThreads, Seat};
 
 /// What a server does with requests.
 pub trait Service: Send + Sync + 'static {
@@ -51,6 +52,8 @@ pub struct ServerConfig {
     pub connections_max: usize,
     /// Connections that the system accepts on our behalf while we are busy.
     pub backlog: u32,
+    /// Who serves the connections; by default the runtime that binds.
+    pub threads: Option<Arc<ConnectionThreads>>,
 }
 
 impl Default for ServerConfig {
@@ -63,6 +66,7 @@ impl Default for ServerConfig {
             in_flight_bytes_total: 256 * 1024 * 1024,
             connections_max: 100_000,
             backlog: 1024,
+            threads: None,
         }
     }
 }
@@ -213,37 +217,40 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: oneshot
 
 impl Shared {
     fn serve(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let Ok(local) = stream.set_nodelay(true).and_then(|()| stream.local_addr()) else {
+        let seat = Seat::take(self.config.threads.as_deref());
+        let entered = seat.enter();
+        let share = Share::new(self.limits.clone());
+        let connection = seat.adopt(stream);
+        let connection = connection.and_then(|stream| Connection::new(stream, share));
+        let Ok((connection, reader)) = connection else {
             // The peer is gone already.
             return;
         };
-        let connection = Arc::new(Connection::new(
-            peer,
-            local,
-            Share::new(self.limits.clone()),
-        ));
         if !self.enter(&connection) {
             return;
         }
         let task = ConnectionTask::accepted(
-            stream,
+            reader,
             connection.clone(),
             self.service.clone(),
             self.config.idle_timeout,
         );
+        drop(entered);
+        let runtime = seat.runtime().clone();
         let leaving = Leaving {
             shared: self.clone(),
             id: connection.id(),
+            seat: Some(seat),
         };
         let log = self.clone();
-        let handle = tokio::spawn(async move {
+        let task = runtime.spawn(async move {
             let leaving = leaving;
             let ended = task.run().await;
             log.log_end(peer, &ended);
             drop(leaving);
         });
         if let Some(served) = self.connections.lock().get_mut(&connection.id()) {
-            served.task = Some(handle.abort_handle());
+            served.task = Some(task.abort_handle());
         }
     }
 
@@ -302,10 +309,13 @@ impl Shared {
 struct Leaving {
     shared: Arc<Shared>,
     id: u64,
+    seat: Option<Seat>,
 }
 
 impl Drop for Leaving {
     fn drop(&mut self) {
+        // Whoever sees that the connection is gone finds its place free.
+        self.seat = None;
         let mut connections = self.shared.connections.lock();
         connections.remove(&self.id);
         if connections.is_empty() {

@@ -24,6 +24,7 @@ use agena_remoting::connection::Connection;
 use agena_remoting::error::CallError;
 use agena_remoting::reply::{Replies, ReplyTo};
 use agena_remoting::server::{Server, ServerConfig, Service};
+use agena_remoting::threads::ConnectionThreads;
 use bytes::Bytes;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -753,4 +754,138 @@ fn one_line_names_the_peer_and_the_reason_and_a_flood_is_cut() {
     assert!(of(peers[0]).contains("TLS is not supported"), "{text}");
     assert!(of(peers[1]).contains("unknown serialize type 9"), "{text}");
     assert_eq!(text.lines().count(), 20, "{text}");
+}
+
+/// Sends as many requests as answers are wanted, and takes the right to give them.
+fn owed(running: &Running, stream: &mut TcpStream, count: usize) -> Vec<ReplyTo> {
+    for opaque in 0..count {
+        let owed = request(RequestCode::GetConsumerListByGroup, opaque as i32, b"");
+        stream.write_all(&owed.encode()).unwrap();
+    }
+    wait_for("the requests", || {
+        running.echo.owed.lock().unwrap().len() == count
+    });
+    std::mem::take(&mut *running.echo.owed.lock().unwrap())
+}
+
+#[test]
+fn answers_written_by_other_threads_stay_whole_and_in_order_when_the_socket_is_full() {
+    let running = Running::start();
+    let mut stream = running.connect();
+    let mut first = owed(&running, &mut stream, 600);
+    let second = first.split_off(300);
+    let give = |answers: Vec<ReplyTo>, at_once: bool| {
+        move || {
+            for (number, answer) in answers.into_iter().enumerate() {
+                let body = Bytes::from(vec![number as u8; 100_000]);
+                let (code, body) = (ResponseCode::Success, [body]);
+                match at_once || number % 2 == 0 {
+                    true => answer.reply_now(code, None, &NoHeader, body),
+                    false => answer.reply(code, None, &NoHeader, body),
+                }
+            }
+        }
+    };
+    let (first, second) = (give(first, true), give(second, false));
+    let givers = [std::thread::spawn(first), std::thread::spawn(second)];
+    // More than the sockets' buffers hold is there before anything is read.
+    for giver in givers {
+        giver.join().unwrap();
+    }
+    let mut next = [0, 300];
+    for _ in 0..600 {
+        let frame = read_frame(&mut stream).unwrap();
+        let of = usize::from(frame.opaque >= 300);
+        assert_eq!(frame.opaque, next[of], "out of order");
+        let number = (frame.opaque % 300) as u8;
+        assert!(frame.body.len() == 100_000 && frame.body.iter().all(|byte| *byte == number));
+        next[of] += 1;
+    }
+    running.is_well();
+}
+
+#[test]
+fn an_answer_written_by_another_thread_is_traffic() {
+    let idle = Duration::from_millis(400);
+    let running = Running::with(ServerConfig {
+        idle_timeout: idle,
+        ..ServerConfig::default()
+    });
+    let until = Instant::now() + DEADLINE;
+    loop {
+        let mut stream = running.connect();
+        let answers = owed(&running, &mut stream, 30);
+        let mut longest = Duration::ZERO;
+        let mut last = Instant::now();
+        let began = last;
+        let mut answered = true;
+        for answer in answers {
+            std::thread::sleep(idle / 10);
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+            answer.reply_now(ResponseCode::Success, None, &NoHeader, []);
+            answered &= read_frame(&mut stream).is_some();
+        }
+        // Otherwise this machine made a pause that was too long to tell.
+        if longest < idle / 2 {
+            assert!(answered && began.elapsed() > idle * 2);
+            break;
+        }
+        assert!(Instant::now() < until, "the machine is too busy");
+    }
+}
+
+/// Answers with the name of the thread that serves.
+struct WhoServes;
+
+impl Service for WhoServes {
+    fn requests(&self, _connection: &Arc<Connection>, frames: &[Frame<'_>], replies: &mut Replies) {
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        for frame in frames {
+            let body = [Bytes::from(name.clone())];
+            replies.push_with_body(frame, ResponseCode::Success, None, &NoHeader, body);
+        }
+    }
+}
+
+#[test]
+fn connections_are_spread_over_the_threads_and_their_places_are_given_back() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let config = ServerConfig {
+        threads: Some(ConnectionThreads::start(3, "served").unwrap()),
+        ..ServerConfig::default()
+    };
+    let server = runtime.block_on(Server::bind(config, Arc::new(WhoServes)));
+    let server = server.unwrap();
+    let address = server.local_addr();
+    let connect = || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut ask = || {
+            stream.write_all(&echo_request(1, b"")).unwrap();
+            String::from_utf8(read_frame(&mut stream).unwrap().body.to_vec()).unwrap()
+        };
+        let name = ask();
+        assert_eq!(ask(), name, "a connection stays where it is");
+        (name, stream)
+    };
+    for _ in 0..2 {
+        let mut open: Vec<_> = (0..6).map(|_| connect()).collect();
+        open.sort_by(|a, b| a.0.cmp(&b.0));
+        let names: Vec<&str> = open.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "served-0", "served-0", "served-1", "served-1", "served-2", "served-2"
+            ]
+        );
+        // Those of one thread go; who comes then gets their places.
+        open.drain(..2);
+        wait_for("the end of two", || server.connection_count() == 4);
+        let again = [connect(), connect()];
+        assert!(again.iter().all(|(name, _)| name == "served-0"));
+        drop((open, again));
+        wait_for("the end of all", || server.connection_count() == 0);
+    }
+    runtime.block_on(server.shutdown(DEADLINE));
 }

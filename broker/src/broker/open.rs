@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
@@ -11,6 +12,7 @@ use agena_protocol::bodies::topic_config::TopicConfigSerializeWrapper;
 use agena_protocol::clock::{Clock, SystemClock};
 use agena_protocol::message_id::UniqueIds;
 use agena_remoting::server::{Server, ServerConfig};
+use agena_remoting::threads::ConnectionThreads;
 use agena_store::medium::Medium;
 use agena_store::{Durability, Opened, ReadLimits, Retention, Store, StoreConfig};
 use tokio::net::TcpSocket;
@@ -243,9 +245,16 @@ fn build(
 
 async fn serve(broker: &Arc<Broker>, ports: Ports) -> Result<RunningBroker, StartError> {
     let config = broker.config.get().clone();
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = ConnectionThreads::start(cores, "connections");
+    let threads = threads.map_err(|source| StartError::System {
+        what: "no threads for connections",
+        source,
+    })?;
     let listen = async |address, is_fast| {
         let server = ServerConfig {
             address,
+            threads: Some(Arc::clone(&threads)),
             idle_timeout: config.server_channel_max_idle_time.duration(),
             ..ServerConfig::default()
         };
