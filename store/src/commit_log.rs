@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use agena_protocol::clock::Clock;
 use agena_protocol::offset::{PhysicalOffset, QueueOffset};
@@ -28,10 +29,11 @@ const BLANK: u64 = BLANK_BYTES as u64;
 
 /// How far ahead of the tail space is reserved, and in which steps.
 const RESERVE_STEP: u64 = 32 << 20;
-/// How far ahead of the tail pages are faulted in. They are dirty from then on: the next sync writes them, which is why
-/// it is less where every acknowledgement waits for one.
-const POPULATE_AHEAD: u64 = 16 << 20;
-const POPULATE_AHEAD_SYNC: u64 = 1 << 20;
+/// How far ahead of the tail pages are faulted in: what comes in `POPULATE_FOR`, within these bounds. No more, because they
+/// are dirty from then on, and a sync writes them too; where every acknowledgement waits for one it is the least.
+const POPULATE_FOR: Duration = Duration::from_millis(100);
+const POPULATE_AHEAD_MIN: u64 = 1 << 20;
+const POPULATE_AHEAD_MAX: u64 = 16 << 20;
 /// A step holds the kernel's lock on the address space for some 50 µs.
 const POPULATE_STEP: u64 = 256 << 10;
 
@@ -47,7 +49,7 @@ pub(crate) struct CommitLog {
     /// it (Acquire) sees every record below.
     end: AtomicU64,
     ahead: Ahead,
-    populate_ahead: u64,
+    populate_ahead_max: u64,
 }
 
 /// What the append lock guards.
@@ -133,10 +135,10 @@ impl CommitLog {
                 sealed: false,
             }),
             ahead: Ahead::default(),
-            populate_ahead: if is_sync {
-                POPULATE_AHEAD_SYNC
+            populate_ahead_max: if is_sync {
+                POPULATE_AHEAD_MIN
             } else {
-                POPULATE_AHEAD
+                POPULATE_AHEAD_MAX
             },
         }
     }
@@ -429,7 +431,12 @@ impl CommitLog {
     /// The thread that prepares ahead of the tail: reserves space, faults pages in, makes the next file. Sleeps until
     /// an append has used up half of what is there. Returns when the log is sealed.
     pub(crate) fn prepare_ahead(&self, health: &Health) {
+        let mut last = (self.end(), self.clock.monotonic());
         loop {
+            let now = (self.end(), self.clock.monotonic());
+            let ahead = populate_ahead(now.0 - last.0, now.1.saturating_sub(last.1));
+            let ahead = ahead.min(self.populate_ahead_max);
+            last = now;
             let segment = self
                 .tail
                 .lock()
@@ -437,7 +444,7 @@ impl CommitLog {
                 .as_ref()
                 .map(|writer| writer.segment().clone());
             if let Some(segment) = segment
-                && let Err(error) = self.prepare_behind(&segment)
+                && let Err(error) = self.prepare_behind(&segment, ahead)
                 && error.is_failed_write()
             {
                 health.fence(&error);
@@ -455,23 +462,40 @@ impl CommitLog {
     }
 
     /// A full disk is left to the append that meets it: it can answer its producer.
-    fn prepare_behind(&self, segment: &Arc<Segment>) -> Result<(), StoreError> {
+    fn prepare_behind(&self, segment: &Arc<Segment>, ahead: u64) -> Result<(), StoreError> {
         let end = self.end();
         let left = segment.limit().saturating_sub(end);
         let mut prepared = segment.reserve(&*self.medium, end + RESERVE_STEP / 2, RESERVE_STEP);
         if left < RESERVE_STEP && prepared.is_ok() {
             let bytes = RESERVE_STEP.min(self.log.segment_bytes());
-            prepared = self
-                .log
-                .prepare(segment.limit(), bytes, self.populate_ahead);
+            prepared = self.log.prepare(segment.limit(), bytes, POPULATE_AHEAD_MIN);
         }
-        while segment.populate(self.end() + self.populate_ahead, POPULATE_STEP) {}
+        let gently = ahead < POPULATE_AHEAD_MAX / 2;
+        while segment.populate(self.end() + ahead, POPULATE_STEP, gently) {}
         // A little before half of it is used up; soon again when the next file could not be made.
-        self.ahead
-            .wake_at
-            .store(end + self.populate_ahead / 2, Ordering::Relaxed);
+        self.ahead.wake_at.store(end + ahead / 2, Ordering::Relaxed);
         prepared
     }
+
+    /// Begins to write whole pages from offset `from` on to the device, and returns where they end. Nothing is promised by it:
+    /// it leaves less to the sync that comes, which otherwise has the device and the processors write half a second's
+    /// messages at once.
+    pub(crate) fn write_out(&self, from: u64) -> u64 {
+        let end = self.end();
+        for segment in self.segments().all() {
+            if segment.limit() > from && segment.base() < end {
+                segment.write_out(from, end);
+            }
+        }
+        end
+    }
+}
+
+/// How far ahead to fault pages in when the last `bytes` came in `elapsed`.
+fn populate_ahead(bytes: u64, elapsed: Duration) -> u64 {
+    let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+    let window = u64::try_from(POPULATE_FOR.as_micros()).unwrap_or(u64::MAX);
+    (bytes.saturating_mul(window) / micros.max(1)).clamp(POPULATE_AHEAD_MIN, POPULATE_AHEAD_MAX)
 }
 
 /// What stands at the start of `bytes`, which is offset `at` of the log.
@@ -501,3 +525,17 @@ pub(crate) fn next<'a>(
 
 /// The queue offset that a message gets which is in no queue.
 pub(crate) const UNQUEUED: QueueOffset = QueueOffset::new(0);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_made_ready_for_a_tenth_of_a_second() {
+        let second = Duration::from_secs(1);
+        assert_eq!(populate_ahead(0, Duration::ZERO), POPULATE_AHEAD_MIN);
+        assert_eq!(populate_ahead(1 << 20, second), POPULATE_AHEAD_MIN);
+        assert_eq!(populate_ahead(50 << 20, second), 5 << 20);
+        assert_eq!(populate_ahead(u64::MAX, second), POPULATE_AHEAD_MAX);
+    }
+}

@@ -23,6 +23,10 @@ pub(crate) type Then = Box<dyn FnOnce(Result<(), FlushError>) + Send>;
 
 const PAGE_BYTES: u64 = 4096;
 
+/// Between two syncs of async mode, this often at most, and with at least so much, the system is told to begin writing.
+const WRITE_OUT_EVERY: Duration = Duration::from_millis(50);
+const WRITE_OUT_BYTES: u64 = 256 << 10;
+
 /// The syncs of one log.
 pub(crate) struct GroupCommit {
     medium: Arc<dyn Medium>,
@@ -248,12 +252,24 @@ impl GroupCommit {
         };
         // The schedule: every `interval` if enough is dirty, else when `thorough_interval` is over.
         let least = u64::from(least_pages) * PAGE_BYTES;
+        let mut written_out = self.durable();
+        let mut pause = Duration::ZERO;
         loop {
-            self.wanted.wait_for(&mut state, interval);
+            let step = WRITE_OUT_EVERY.min(interval - pause);
+            self.wanted.wait_for(&mut state, step);
             if state.stopped || state.failed {
                 return false;
             }
             state.wanted = false;
+            pause += step;
+            if pause < interval {
+                if log.end() >= written_out + WRITE_OUT_BYTES {
+                    let write_out = || written_out = log.write_out(written_out);
+                    parking_lot::MutexGuard::unlocked(&mut state, write_out);
+                }
+                continue;
+            }
+            pause = Duration::ZERO;
             let dirty = log.end() - self.durable();
             let waited = self.clock.monotonic().saturating_sub(last_sync);
             if dirty >= least || waited >= thorough_interval {

@@ -125,6 +125,9 @@ impl IndexFile {
             // What is in use may lie in holes of a sparse file: a write there must not meet a full disk.
             let end = index.shape.entry_at(index.next_entry());
             index.reserve(medium, end)?;
+            if !index.is_full() {
+                index.map.will_need(index.shape.entry_at(0));
+            }
         }
         Ok(index)
     }

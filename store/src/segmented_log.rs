@@ -172,7 +172,7 @@ impl SegmentedLog {
         let segment = Arc::clone(writer.segment());
         next.writer = Some(writer);
         drop(next);
-        segment.populate(base + populate, populate);
+        segment.populate(base + populate, populate, true);
         Ok(())
     }
 
