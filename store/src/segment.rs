@@ -174,20 +174,29 @@ impl Segment {
         }
         let upto = (from + step).min(wanted);
         let (at, len) = (position(from, self.len), position(upto - from, self.len));
-        if self.reads_around.swap(!only_these, Ordering::Relaxed) == only_these {
-            let advice = match only_these {
-                true => Advice::Random,
-                false => Advice::Normal,
-            };
-            let _ = self.map.advise(advice);
-        }
+        self.read_around(!only_these);
         if only_these {
             let _ = self.map.advise_range(Advice::WillNeed, at, len);
         }
         // A kernel without this advice faults when the page is written: slower, not wrong.
         let _ = self.map.advise_range(Advice::PopulateWrite, at, len);
         self.populated.store(upto, Ordering::Relaxed);
+        if upto == self.len() {
+            // From now on there are only readers.
+            self.read_around(true);
+        }
         upto < wanted
+    }
+
+    /// What a fault in this mapping does. Asked by one thread.
+    fn read_around(&self, wanted: bool) {
+        if self.reads_around.swap(wanted, Ordering::Relaxed) != wanted {
+            let advice = match wanted {
+                true => Advice::Normal,
+                false => Advice::Random,
+            };
+            let _ = self.map.advise(advice);
+        }
     }
 
     /// Asks the system to read a range in, for readers that are not in memory.

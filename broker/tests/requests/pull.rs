@@ -250,6 +250,28 @@ async fn a_held_pull_is_answered_at_its_own_deadline() {
 }
 
 #[tokio::test]
+async fn a_deadline_in_front_of_the_others_is_kept() {
+    let asked = broker().await;
+    asked.stored("T", 0, "", b"x").await;
+    let short = async |offset| {
+        let started = Instant::now();
+        let pulled = asked.pull(&waiting("T", offset, 200)).await;
+        assert_eq!(pulled.code, 19);
+        assert!(started.elapsed() < Duration::from_secs(4), "late");
+    };
+    let long = waiting("T", 1, 8_000);
+    let (long, ()) = tokio::join!(asked.pull(&long), async {
+        for _ in 0..3 {
+            short(1).await;
+        }
+        asked.stored("T", 0, "", b"y").await;
+    });
+    assert_eq!(long.code, 0);
+    // The time of the long one, which is gone, is still to come.
+    short(2).await;
+}
+
+#[tokio::test]
 async fn what_does_not_match_moves_a_held_pull_on() {
     let asked = broker().await;
     asked.stored("T", 0, "", b"x").await;
