@@ -158,22 +158,23 @@ impl Broker {
     /// [`StartError`].
     #[cfg(feature = "temp")]
     pub async fn temp_with(config: BrokerConfig) -> Result<RunningBroker, StartError> {
-        Self::temp_on(config, Arc::new(DiskMedium)).await
-    }
-
-    /// [`Broker::temp_with`] whose store has its files on `medium`, which may fail.
-    ///
-    /// # Errors
-    /// [`StartError`].
-    #[cfg(feature = "temp")]
-    pub async fn temp_on(
-        mut config: BrokerConfig,
-        medium: Arc<dyn Medium>,
-    ) -> Result<RunningBroker, StartError> {
         let directory = tempfile::tempdir().map_err(|source| StartError::System {
             what: "no temporary directory",
             source,
         })?;
+        Self::temp_in(directory, config, Arc::new(DiskMedium)).await
+    }
+
+    /// [`Broker::temp_with`] in a directory of one's choice, which is removed with the broker, on a medium that may fail.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    #[cfg(feature = "temp")]
+    pub async fn temp_in(
+        directory: tempfile::TempDir,
+        mut config: BrokerConfig,
+        medium: Arc<dyn Medium>,
+    ) -> Result<RunningBroker, StartError> {
         config.store_path_root_dir = directory.path().display().to_string();
         config.store_path_commit_log = String::new();
         "127.0.0.1".clone_into(&mut config.broker_ip1);

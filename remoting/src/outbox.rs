@@ -100,6 +100,7 @@ impl Outbox {
             }
             let mut replies = Replies::default();
             replies.push_reply(reply);
+            state.seal();
             let queued = state.write_or_queue(&mut replies);
             share.add(queued);
             // The task waits for the socket to take more.
@@ -110,7 +111,8 @@ impl Outbox {
         true
     }
 
-    /// Writes the answers of a batch, on the task, which has news if the socket did not take them all.
+    /// Writes the answers of a batch, on the task, which has news if the socket did not take them all. They go in front of
+    /// what was pushed meanwhile: a client hears that it is known before it hears what has changed.
     pub(crate) fn answer(&self, replies: &mut Replies, share: &Share) {
         let mut state = self.state.lock();
         let queued = state.write_or_queue(replies);
@@ -240,10 +242,14 @@ impl State {
         }
     }
 
-    /// Writes `replies` without queueing them; only what the socket does not take is queued, and its size returned.
+    /// Writes `replies` without queueing them unless something is queued; only what the socket does not take is, and its size
+    /// returned. Where nothing is queued, what is gathered are whole frames, and may come behind.
     fn write_or_queue(&mut self, replies: &mut Replies) -> usize {
         let mut written = 0;
-        while self.queued.is_empty() && self.gathering.is_empty() {
+        if !self.queued.is_empty() {
+            self.seal();
+        }
+        while self.queued.is_empty() {
             let slices = replies.slices::<WRITE_PIECES>(written);
             if slices.is_empty() {
                 break;
@@ -257,7 +263,6 @@ impl State {
             replies.clear();
             return 0;
         }
-        self.seal();
         replies.queue_rest(written, &mut self.queued)
     }
 
