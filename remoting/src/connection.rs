@@ -1,5 +1,5 @@
 //! A handle to one connection, for both directions: whoever holds it may send frames, call the peer and close it,
-//! from any thread. The connection's task alone reads the socket; see [`crate::outbox`] for who writes it.
+//! from any thread. The connection's task alone reads the socket; whoever has bytes writes it.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -2,7 +2,7 @@
 //!
 //! A runtime that moves tasks between its threads wakes one thread for the other's events: at one message at a time that
 //! costs more than the message. Here a frame wakes one thread, which answers it; what concerns another connection is
-//! written by [`crate::outbox`] without waking anybody. New connections go to the thread with the fewest.
+//! written by who has it, and wakes nobody. New connections go to the thread with the fewest.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
