@@ -15,6 +15,7 @@ use std::time::Duration;
 use agena_protocol::bodies::topic_config::PERM_WRITE;
 use agena_protocol::clock::Clock;
 use agena_protocol::message_id::UniqueIds;
+use agena_protocol::offset::PhysicalOffset;
 use agena_protocol::queue::QueueId;
 use agena_protocol::topic;
 use agena_remoting::error::BindError;
@@ -380,10 +381,12 @@ impl Observer for Arrivals {
     }
 
     fn going(&self, going: &Going) {
+        let Some(broker) = self.broker.get().and_then(Weak::upgrade) else {
+            return;
+        };
+        transaction::check_back::park_below(&broker, PhysicalOffset::new(going.to));
         // By age a file goes in its time; what goes before it, somebody may still have wanted.
-        if going.why != Expiry::Age
-            && let Some(broker) = self.broker.get().and_then(Weak::upgrade)
-        {
+        if going.why != Expiry::Age {
             unread::say_lost(&broker, going);
         }
     }

@@ -27,6 +27,7 @@ use agena_store::Boundary;
 use crate::broker::Broker;
 use crate::offsets::Committed;
 use crate::offsets::trail::Visitor;
+use crate::transaction;
 
 /// Messages that one query gives at most, whatever it asks for (`maxMsgsNumBatch`).
 const QUERY_MESSAGES_MAX: usize = 64;
@@ -92,6 +93,11 @@ pub(crate) fn update_consumer_offset(
         Err(error) => return refuse_header(frame, &error, replies),
     };
     let (group, topic) = (request.consumer_group, request.topic);
+    if group == transaction::PROGRESS_GROUP {
+        let remark = format!("the offsets of {group} are the broker's own");
+        let code = ResponseCode::NoPermission;
+        return replies.push(frame, code, Some(&remark), &NoHeader);
+    }
     if broker.groups.group(group).is_none() {
         let remark = format!("Group {group} not exist!");
         let code = ResponseCode::SubscriptionGroupNotExist;

@@ -2,8 +2,7 @@
 //!
 //! A half message is stored in the half topic in RocketMQ's own form. Commit appends the message to its real queue and,
 //! in the same all-or-nothing append, the op record that names the half; rollback appends the op record alone. So a
-//! crash between the two leaves at most a commit as the last record of the log, which [`rebuild`] recognises by its
-//! `preparedTransactionOffset`: nothing is delivered twice, nothing is lost. A second end of the same transaction finds
+//! crash between the two leaves at most a commit as the last record of the log, which [`finished`] recognises: nothing is delivered twice, nothing is lost. A second end of the same transaction finds
 //! it resolved and does nothing. Apache: `EndTransactionProcessor`, `TransactionalMessageBridge`; there op records
 //! follow seconds later, and two commits deliver twice.
 //! Source: spec/semantics.md §6, spec/store.md §6.3, spec/wire.md §4.3.4.
@@ -11,6 +10,7 @@
 pub(crate) mod check_back;
 pub(crate) mod checks;
 pub(crate) mod end;
+mod finished;
 mod half;
 pub(crate) mod operators;
 mod rebuild;
@@ -44,8 +44,14 @@ pub(crate) const PROGRESS_GROUP: &str = "CID_RMQ_SYS_TRANS";
 /// Half and op topics have one queue.
 pub(crate) const QUEUE: QueueId = QueueId::new(0);
 
+/// A producer group's name; clients have the same limit. It is kept in memory for each pending half.
+pub(crate) const GROUP_BYTES_MAX: usize = 255;
+
 /// The tag of op records; the only thing they are used for is to say "done".
 const OP_TAG: &str = "d";
+
+/// Properties with a number of questions more; a store that adds a sum to each record needs some room itself.
+const PROPERTIES_MAX: usize = properties::PROPERTIES_BYTES_MAX - 64;
 
 /// `commitOrRollback` on the wire.
 const COMMIT: i32 = 8;
@@ -120,10 +126,13 @@ impl Transactions {
         let properties = record.properties();
         let own = immunity_ms(properties);
         let wait = own.unwrap_or_else(|| millis(config.transaction_time_out));
+        // Whatever it says itself: at this age its file may go, so it is parked.
+        let wait = wait.min(millis(config.file_reserved_time.duration()));
         let due_ms = record.store_timestamp().saturating_add(wait);
+        // Not later than from now on: the clock may have been set back.
         let in_ms = due_ms
             .saturating_sub(self.clock.now_ms())
-            .max(0)
+            .clamp(0, wait.max(0))
             .unsigned_abs();
         let checks = properties
             .get(properties::TRANSACTION_CHECK_TIMES)
@@ -159,6 +168,13 @@ impl Transactions {
     /// Whether one more half may wait.
     pub(crate) fn has_room(&self, config: &BrokerConfig) -> bool {
         self.halves.len() < config.transaction_pending_max
+    }
+
+    /// A producer of this group is connected: what waited for that is asked about soon.
+    pub(crate) fn producer_came(&self, group: &str) {
+        if self.halves.producer_came(group) {
+            self.changed.notify_one();
+        }
     }
 
     /// Writes the progress marks as consumer offsets, where the original keeps them.
@@ -198,6 +214,7 @@ impl Transactions {
                 .offsets
                 .commit(PROGRESS_GROUP, topic::TRANS_OP_HALF, QUEUE, op);
         }
+        self.checks.close(broker.store.log_end());
     }
 }
 
@@ -218,6 +235,15 @@ fn immunity_ms(properties: Properties<'_>) -> Option<i64> {
         .parse()
         .ok()?;
     (seconds >= 0).then(|| seconds.saturating_mul(1000))
+}
+
+/// How old a half with a time of its own may be when its producer still decides it unasked; at least the broker's time.
+fn decided_unasked_ms(properties: Properties<'_>, config: &BrokerConfig) -> Option<i64> {
+    properties
+        .get(properties::CHECK_IMMUNITY_TIME_IN_SECONDS)
+        .filter(|text| !text.is_empty())?;
+    let own = immunity_ms(properties).unwrap_or(0);
+    Some(own.max(millis(config.transaction_time_out)))
 }
 
 fn millis(duration: Duration) -> i64 {
@@ -295,6 +321,7 @@ pub(crate) fn resolve(
     };
     match append(broker, found, outcome, half.checks) {
         Ok(ack) => {
+            transactions.halves.settled(found.at);
             transactions.counters.count(outcome);
             Ok(Resolved::Now(ack))
         }
@@ -393,6 +420,17 @@ pub(crate) fn op_message<'a>(
     }
 }
 
+/// The properties with the number of questions, where they have room for it: they may be as long as properties can be.
+fn with_checks(properties: Properties<'_>, checks: u32) -> Vec<u8> {
+    let mut counted = PropertiesBuf::parse(properties.encoded());
+    counted.set(properties::TRANSACTION_CHECK_TIMES, checks.to_string());
+    let counted = counted.encode();
+    if counted.len() > PROPERTIES_MAX {
+        return properties.encoded().to_vec();
+    }
+    counted
+}
+
 /// The message that an outcome delivers, if it delivers one.
 struct Target {
     topic: String,
@@ -411,13 +449,11 @@ fn target_of(
     match outcome {
         Outcome::RollBack => Ok(None),
         Outcome::Park => {
-            let mut kept = PropertiesBuf::parse(properties.encoded());
-            kept.set(properties::TRANSACTION_CHECK_TIMES, checks.to_string());
             broker.topics.ensure(topic::TRANS_CHECK_MAX_TIME, 1);
             Ok(Some(Target {
                 topic: topic::TRANS_CHECK_MAX_TIME.to_owned(),
                 queue: QUEUE,
-                properties: kept.encode(),
+                properties: with_checks(properties, checks),
                 sys_flag: record.sys_flag(),
             }))
         }
@@ -436,6 +472,12 @@ fn target_of(
                 .and_then(|text| text.parse().ok())
                 .map(QueueId::new)
                 .ok_or_else(unreadable)?;
+            if broker.topics.get(topic).is_none() {
+                return Err(Refused::new(
+                    ResponseCode::TopicNotExist,
+                    format!("the transaction's topic {topic} does not exist any more"),
+                ));
+            }
             let sys_flag = TransactionState::Commit.in_flag(record.sys_flag());
             let now_ms = broker.clock.now_ms();
             let delayed = broker.delay.on_send(properties, topic, queue, now_ms)?;
@@ -486,5 +528,25 @@ mod tests {
         assert_eq!(immunity("0"), Some(0));
         assert_eq!(immunity("-1"), None);
         assert_eq!(immunity("soon"), None);
+    }
+
+    /// As the original's `TransactionalMessageUtil.getImmunityTime`.
+    #[test]
+    fn a_producer_decides_unasked_for_its_own_time_and_never_for_less_than_the_broker_s() {
+        let mut config = BrokerConfig::default();
+        config.transaction_time_out = Duration::from_secs(6);
+        let ms = |seconds: Option<&str>| {
+            let mut encoded = Vec::new();
+            if let Some(seconds) = seconds {
+                let name = properties::CHECK_IMMUNITY_TIME_IN_SECONDS;
+                properties::push_pair(&mut encoded, name, seconds);
+            }
+            decided_unasked_ms(Properties::new(&encoded), &config)
+        };
+        assert_eq!(ms(None), None);
+        assert_eq!(ms(Some("60")), Some(60_000));
+        for short in ["1", "0", "-1", "soon"] {
+            assert_eq!(ms(Some(short)), Some(6_000), "{short}");
+        }
     }
 }

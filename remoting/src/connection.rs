@@ -109,6 +109,12 @@ impl Connection {
         self.open.load(Ordering::Acquire)
     }
 
+    /// Whether a request that may as well come later should come now: half of what the connection may hold is free.
+    #[must_use]
+    pub fn takes_more(&self) -> bool {
+        self.share.held() <= self.share.per_connection_max() / 2
+    }
+
     /// Queues an answer and wakes the task. Dropped when the connection is closed, as its reader is gone.
     pub fn send(&self, reply: Reply) {
         let _ = self.queue(std::iter::once(reply));

@@ -27,6 +27,7 @@ use crate::broker::Broker;
 use crate::pull;
 use crate::send::Refused;
 use crate::sessions::GroupView;
+use crate::transaction;
 
 /// The language number of C++ clients, which read a list instead of a map.
 const CPP: u8 = 1;
@@ -82,6 +83,10 @@ fn no_topic(topic: &str) -> Refused {
 }
 
 fn check_group(broker: &Broker, group: &str) -> Result<(), Refused> {
+    if group == transaction::PROGRESS_GROUP {
+        let remark = format!("the offsets of {group} are the broker's own");
+        return Err(Refused::new(ResponseCode::NoPermission, remark));
+    }
     if broker.groups.get(group).is_some() {
         return Ok(());
     }

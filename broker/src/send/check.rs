@@ -372,6 +372,23 @@ impl<'f> Message<'_, 'f> {
                     "too many transactions are pending (transactionPendingMax)",
                 ));
             }
+            let group = properties.get(names::PGROUP).unwrap_or_default();
+            if group.len() > transaction::GROUP_BYTES_MAX {
+                return Err(Refused::new(
+                    ResponseCode::MessageIllegal,
+                    format!(
+                        "the producer group (PGROUP) is longer than {} bytes",
+                        transaction::GROUP_BYTES_MAX
+                    ),
+                ));
+            }
+            if self.noticed.is_delayed {
+                // What no commit could deliver is refused while somebody hears of it.
+                let now_ms = broker.clock.now_ms();
+                broker
+                    .delay
+                    .on_send(properties, self.request.topic, queue, now_ms)?;
+            }
             accepted.sys_flag &= !sys_flag::TRANSACTION_MASK;
             let half = transaction::prepare(properties, self.request.topic, queue);
             return Ok(Some(half));

@@ -39,6 +39,9 @@ pub(crate) fn heartbeat(
     let heard = broker
         .sessions
         .heartbeat(connection, language, version, &data, rules);
+    for producer in &data.producer_data_set {
+        broker.transactions.producer_came(&producer.group_name);
+    }
     if let Some((group, conflict)) = &heard.refused {
         let (topic, opinions) = (&conflict.topic, Opinions(conflict));
         let remark = format!(

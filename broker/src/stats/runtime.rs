@@ -152,6 +152,9 @@ fn add_store(broker: &Broker, table: &mut BTreeMap<String, String>) {
     );
 }
 
+/// Groups with pending transactions that are listed, those with most first.
+const PENDING_GROUPS_MAX: usize = 100;
+
 /// Not in the original: what is undecided, by producer group with the store time of the oldest.
 fn add_transactions(broker: &Broker, table: &mut BTreeMap<String, String>) {
     let totals = broker.transactions.totals();
@@ -174,7 +177,7 @@ fn add_transactions(broker: &Broker, table: &mut BTreeMap<String, String>) {
         broker.clock.now_ms().saturating_sub(stored).max(0)
     });
     set("transactionsOldestAgeMillis".to_owned(), oldest.to_string());
-    for group in broker.transactions.groups() {
+    for group in broker.transactions.groups().iter().take(PENDING_GROUPS_MAX) {
         let value = format!("{},{}", group.pending, group.oldest_ms);
         set(format!("transactionsPending_{}", group.group), value);
     }

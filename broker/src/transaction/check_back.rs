@@ -2,13 +2,15 @@
 //!
 //! One task sleeps until the next half is due. A half is asked for once per interval, a little jittered so that a burst
 //! of halves does not become a burst of questions; a round sends a bounded number, and rounds are apart, which bounds
-//! the rate. Only a question that left counts: without a live producer of the group the half waits. After
-//! `transactionCheckMax` questions, or when retention would take it, it is parked.
+//! the rate. Only a question that left counts: without a live producer of the group the half is looked at ever less often,
+//! until one comes, which makes it due; behind one that does not read it waits. After `transactionCheckMax` questions, or
+//! when retention takes it, it is parked.
 //!
 //! Unlike the original the half is not appended again before each question; the count is kept in a journal
 //! (`checks`). The protocol forces an append only where the half is parked or resumed.
 //! Apache: `TransactionalMessageServiceImpl.check`, `AbstractTransactionalMessageCheckListener`.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,23 +19,32 @@ use std::time::Duration;
 use agena_protocol::command::Command;
 use agena_protocol::headers::transaction::CheckTransactionStateRequest;
 use agena_protocol::message_id::OffsetId;
-use agena_protocol::offset::QueueOffset;
-use agena_protocol::properties::{self, PropertiesBuf};
+use agena_protocol::offset::{PhysicalOffset, QueueOffset};
+use agena_protocol::properties;
 use agena_protocol::queue::QueueId;
 use agena_protocol::record::{RecordEncoder, RecordFields, RecordView};
 use agena_protocol::request_code::RequestCode;
 use agena_protocol::topic;
 
+use super::checks::Asked;
 use super::end::decide_ripe;
-use super::{Found, Half, Outcome, Resolved, Transactions, millis, resolve};
+use super::{Found, Half, Outcome, Resolved, Transactions, millis, resolve, with_checks};
 use crate::broker::Broker;
 
-/// Halves looked at in one round, and how far apart full rounds are: at most 5,000 questions a second.
+/// Halves looked at in one round, and how long after a full one the next comes, a smaller one accordingly sooner: at most
+/// 5,000 questions a second.
 const ROUND_MAX: usize = 500;
+const ROUND_MAX_U32: u32 = 500;
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often an operator is told of a group with pending transactions and no producer.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+
+/// While nobody of a group is connected its halves are looked at ever less often, down to this many intervals.
+const MISSED_INTERVALS_MAX: u32 = 8;
+
+/// How soon a half is looked at again whose producer has not read its last questions yet.
+const CROWDED_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a burst of halves is waited out before the next deadline is looked up.
 const BURST: Duration = Duration::from_millis(500);
@@ -41,39 +52,48 @@ const BURST: Duration = Duration::from_millis(500);
 /// Runs until the broker stops.
 pub(crate) async fn run(broker: Arc<Broker>) {
     let mut stopping = broker.stopping();
-    let mut warned = Duration::ZERO;
+    let mut warned = HashMap::new();
     loop {
         let round = tokio::task::spawn_blocking({
             let broker = broker.clone();
             move || round(&broker)
         });
-        let Ok(Round { orphans, full }) = round.await else {
-            return;
+        let Round { orphans, looked } = match round.await {
+            Ok(round) => round,
+            // The panic hook has said where. Whatever it was, the others are still to be asked for.
+            Err(error) if error.is_panic() => Round {
+                orphans: HashSet::new(),
+                looked: 10 * ROUND_MAX,
+            },
+            Err(_) => return,
         };
-        let now = broker.clock.monotonic();
-        if !orphans.is_empty() && now >= warned {
-            warned = now + WARNING_INTERVAL;
-            for group in orphans {
-                tracing::warn!(
-                    group = &*group,
-                    "transactions are pending and no producer of their group is connected"
-                );
-            }
-        }
+        warn_of(orphans, &mut warned, broker.clock.monotonic());
         let transactions = &broker.transactions;
-        let wait = if full {
-            ROUND_PAUSE
-        } else {
-            match transactions.halves.next_due() {
-                Some(due) => due
-                    .saturating_sub(broker.clock.monotonic())
-                    .max(Duration::from_millis(1)),
-                None => Duration::from_secs(3600),
-            }
+        let pause = ROUND_PAUSE * u32::try_from(looked).unwrap_or(u32::MAX) / ROUND_MAX_U32;
+        let wait = match transactions.halves.next_due() {
+            Some(due) => due
+                .saturating_sub(broker.clock.monotonic())
+                .max(pause)
+                .max(Duration::from_millis(1)),
+            None => Duration::from_secs(3600),
         };
         tokio::select! {
             () = wait_for_work(transactions, wait) => {}
             _ = stopping.wait_for(|stops| *stops) => return,
+        }
+    }
+}
+
+/// Tells of groups with due halves and nobody to ask, of each once in a while.
+fn warn_of(orphans: HashSet<Arc<str>>, warned: &mut HashMap<Arc<str>, Duration>, now: Duration) {
+    warned.retain(|_, at| now.saturating_sub(*at) < WARNING_INTERVAL);
+    for group in orphans {
+        if let Entry::Vacant(vacant) = warned.entry(group) {
+            tracing::warn!(
+                group = &**vacant.key(),
+                "transactions are pending and no producer of their group is connected"
+            );
+            vacant.insert(now);
         }
     }
 }
@@ -90,45 +110,113 @@ async fn wait_for_work(transactions: &Transactions, wait: Duration) {
 struct Round {
     /// Groups with a due half and nobody to ask.
     orphans: HashSet<Arc<str>>,
-    /// There may be more that is due.
-    full: bool,
+    /// How many halves were due and looked at.
+    looked: usize,
 }
 
 /// Asks for every half that is due.
 fn round(broker: &Arc<Broker>) -> Round {
     let transactions = &broker.transactions;
     decide_ripe(broker);
-    let due = transactions.halves.due(broker.clock.monotonic(), ROUND_MAX);
-    let full = due.len() == ROUND_MAX;
+    let now = broker.clock.monotonic();
+    transactions.halves.wake_returned(now);
+    let due = transactions.halves.due(now, ROUND_MAX);
+    let looked = due.len();
     let mut orphans = HashSet::new();
-    let mut parked: HashMap<Arc<str>, usize> = HashMap::new();
+    let mut parked = Parked::default();
     for (at, half) in due {
         match check(broker, at, &half) {
             Looked::Done => {}
             Looked::Orphan => {
-                orphans.insert(half.group.clone());
+                orphans.insert(half.group);
             }
-            Looked::Parked => *parked.entry(half.group.clone()).or_default() += 1,
+            Looked::Parked => parked.count(half.group),
         }
     }
-    // Many may be given up at once: a line for each group and round, not for each of them.
-    for (group, count) in parked {
-        tracing::warn!(
-            group = &*group,
-            count,
-            "nobody decided these transactions; they are parked in {}",
-            topic::TRANS_CHECK_MAX_TIME
+    parked.say("nobody decided these transactions");
+    transactions.save_progress(broker);
+    Round { orphans, looked }
+}
+
+/// How many of each group were given up. They may be many at once: a line for each group and round, not for each of them.
+#[derive(Default)]
+struct Parked(HashMap<Arc<str>, usize>);
+
+impl Parked {
+    fn count(&mut self, group: Arc<str>) {
+        *self.0.entry(group).or_default() += 1;
+    }
+
+    fn say(self, why: &str) {
+        for (group, count) in self.0 {
+            tracing::warn!(
+                group = &*group,
+                count,
+                "{why}; they are parked in {}",
+                topic::TRANS_CHECK_MAX_TIME
+            );
+        }
+    }
+}
+
+/// Parks what is pending in front of a place of the log, since the file goes that it is in. What cannot be parked is lost, and
+/// said to be.
+pub(crate) fn park_below(broker: &Arc<Broker>, place: PhysicalOffset) {
+    let transactions = &broker.transactions;
+    let mut parked = Parked::default();
+    loop {
+        let going = transactions.halves.below(place, ROUND_MAX);
+        if going.is_empty() {
+            break;
+        }
+        let before = transactions.halves.len();
+        for (at, half) in going {
+            let Some(record) = broker.store.record_at(half.physical) else {
+                transactions.lost(at, &half);
+                continue;
+            };
+            let found = Found {
+                at,
+                physical: half.physical,
+                record,
+            };
+            if let Looked::Parked = park(broker, &found, &half) {
+                parked.count(half.group);
+            }
+        }
+        // None of them could be: the disk is full, and the next would fare no better.
+        if transactions.halves.len() >= before {
+            break;
+        }
+    }
+    parked.say("the log file of these transactions goes");
+    let lost = transactions.halves.below(place, 1);
+    if !lost.is_empty() {
+        tracing::error!(
+            file_end = place.number(),
+            "pending transactions are lost with their log file: they could not be parked"
         );
     }
-    transactions.save_progress(broker);
-    Round { orphans, full }
+}
+
+impl Transactions {
+    /// The record of a pending half is not in the log any more.
+    fn lost(&self, at: QueueOffset, half: &Half) {
+        tracing::error!(
+            half = at.number(),
+            group = &*half.group,
+            "a half message left the log before it was decided"
+        );
+        self.halves.claim(at, half.physical);
+        self.halves.settled(at);
+    }
 }
 
 /// What a look at a half that is due has come to.
 enum Looked {
     /// Somebody was asked, or there was nothing to ask.
     Done,
-    /// Nobody could be asked.
+    /// Nobody of its group is connected.
     Orphan,
     /// It was parked.
     Parked,
@@ -137,28 +225,36 @@ enum Looked {
 /// Looks at one half that is due.
 fn check(broker: &Arc<Broker>, at: QueueOffset, half: &Half) -> Looked {
     let transactions = &broker.transactions;
+    let halves = &transactions.halves;
     let config = broker.config.get();
     let now = broker.clock.monotonic();
     let interval = config
         .transaction_check_interval
         .max(Duration::from_millis(1));
-    let age_ms = broker.clock.now_ms().saturating_sub(half.stored_ms);
-    let is_over = half.checks >= config.transaction_check_max
-        || age_ms >= millis(config.file_reserved_time.duration());
-    let next = now + interval + jitter(interval, at);
+    let now_ms = broker.clock.now_ms();
+    let age_ms = now_ms.saturating_sub(half.stored_ms);
+    let reserved_ms = millis(config.file_reserved_time.duration());
+    let is_over = half.checks >= config.transaction_check_max || age_ms >= reserved_ms;
+    // At that age it is parked, however seldom it is looked at.
+    let over_in = Duration::from_millis(reserved_ms.saturating_sub(age_ms).max(0).unsigned_abs());
+    let after = |wait: Duration| now + (wait + jitter(wait, at)).min(over_in);
     // Before the record is read: many may wait for a producer that is away for long.
     let producer = broker.sessions.producer_of_group(&half.group);
-    if producer.is_none() && !is_over {
-        transactions.halves.put_off(at, next);
-        return Looked::Orphan;
+    match &producer {
+        _ if is_over => {}
+        None => {
+            let times = 1u32 << half.missed.min(16);
+            halves.missed(at, after(interval * times.min(MISSED_INTERVALS_MAX)));
+            return Looked::Orphan;
+        }
+        Some(producer) if !producer.connection.takes_more() => {
+            halves.put_off(at, after(CROWDED_PAUSE));
+            return Looked::Done;
+        }
+        Some(_) => {}
     }
     let Some(record) = broker.store.record_at(half.physical) else {
-        tracing::warn!(
-            half = at.number(),
-            group = &*half.group,
-            "a half message left the log before it was decided"
-        );
-        transactions.halves.claim(at, half.physical);
+        transactions.lost(at, half);
         return Looked::Done;
     };
     let Some(producer) = producer.filter(|_| !is_over) else {
@@ -170,24 +266,39 @@ fn check(broker: &Arc<Broker>, at: QueueOffset, half: &Half) -> Looked {
         };
         return park(broker, &found, half);
     };
+    let times = half.checks.saturating_add(1);
     let question = RecordView::parse(&record)
         .ok()
-        .and_then(|record| question(broker, &record, half.checks + 1));
+        .and_then(|record| question(broker, &record, times));
     // Counted before it leaves, so that a crash in between asks once less and not once more than allowed.
-    if !transactions.halves.checked(at, next) {
+    if !halves.checked(at, after(interval)) {
         return Looked::Done;
     }
-    transactions.checks.asked(at, half.checks + 1);
-    if question.is_some_and(|question| producer.connection.one_way(&question).is_ok()) {
+    let asked = |times, asked_ms| Asked {
+        times,
+        place: half.physical,
+        asked_ms,
+    };
+    transactions.checks.asked(at, asked(times, now_ms));
+    let Some(question) = question else {
+        tracing::warn!(
+            half = at.number(),
+            group = &*half.group,
+            "a half message of which no question can be made is counted as asked for"
+        );
+        return Looked::Done;
+    };
+    if producer.connection.one_way(&question).is_ok() {
         transactions
             .counters
             .checks_sent
             .fetch_add(1, Ordering::Relaxed);
         return Looked::Done;
     }
-    transactions.halves.not_checked(at);
-    transactions.checks.asked(at, half.checks);
-    Looked::Orphan
+    // Its connection ended this moment.
+    halves.not_checked(at);
+    transactions.checks.asked(at, asked(half.checks, now_ms));
+    Looked::Done
 }
 
 /// Up to a tenth of the interval, different from half to half.
@@ -221,9 +332,7 @@ fn park(broker: &Arc<Broker>, found: &Found, half: &Half) -> Looked {
 /// The question for one half: its record as the producer sent it, under its real topic and queue.
 fn question(broker: &Broker, half: &RecordView<'_>, times: u32) -> Option<Command> {
     let stored = half.properties();
-    let mut properties = PropertiesBuf::parse(stored.encoded());
-    properties.set(properties::TRANSACTION_CHECK_TIMES, times.to_string());
-    let encoded = properties.encode();
+    let encoded = with_checks(stored, times);
     let real_topic = stored.get(properties::REAL_TOPIC)?;
     let real_queue = QueueId::new(stored.get(properties::REAL_QID)?.parse().ok()?);
     let fields = RecordFields {

@@ -20,7 +20,7 @@ use agena_remoting::reply::{Replies, ReplyTo};
 use agena_store::FlushError;
 
 use super::half::Early;
-use super::{COMMIT, Found, Outcome, QUEUE, ROLLBACK, Resolved, immunity_ms, resolve};
+use super::{COMMIT, Found, Outcome, QUEUE, ROLLBACK, Resolved, decided_unasked_ms, resolve};
 use crate::broker::Broker;
 use crate::pool::Turn;
 use crate::send::Refused;
@@ -173,6 +173,18 @@ fn find(broker: &Broker, request: &EndTransactionRequest<'_>) -> Result<Found, R
         return Err(missing());
     }
     let properties = record.properties();
+    let age_ms = broker
+        .clock
+        .now_ms()
+        .saturating_sub(record.born_timestamp());
+    let is_answer = request.from_transaction_check == Some(true);
+    let unasked_ms = decided_unasked_ms(properties, &broker.config.get());
+    if !is_answer && unasked_ms.is_some_and(|ms| age_ms > ms) {
+        return Err(Refused::new(
+            ResponseCode::IllegalOperation,
+            "the immunity time of the transaction is over; it is decided by a check only",
+        ));
+    }
     if properties.get(properties::PGROUP) != Some(request.producer_group) {
         return Err(system_error("The producer group wrong"));
     }
@@ -181,18 +193,6 @@ fn find(broker: &Broker, request: &EndTransactionRequest<'_>) -> Result<Found, R
     }
     if record.physical_offset() != physical {
         return Err(system_error("The commit log offset wrong"));
-    }
-    let age_ms = broker
-        .clock
-        .now_ms()
-        .saturating_sub(record.born_timestamp());
-    if request.from_transaction_check != Some(true)
-        && immunity_ms(properties).is_some_and(|ms| age_ms > ms)
-    {
-        return Err(Refused::new(
-            ResponseCode::IllegalOperation,
-            "the immunity time of the transaction is over; it is decided by a check only",
-        ));
     }
     let at = record.queue_offset();
     Ok(Found {

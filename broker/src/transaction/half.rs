@@ -4,7 +4,7 @@
 //! consumer offsets of `CID_RMQ_SYS_TRANS` as the original keeps them: everything in front of the half mark is
 //! resolved, and no op record in front of the op mark names a half behind the half mark.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,9 @@ use super::Outcome;
 
 /// Op records whose greatest half offset is kept together: the op mark moves in steps of this size.
 const OP_BLOCK: u64 = 256;
+
+/// Halves of a group that are woken under one lock.
+const WAKE_PART: usize = 10_000;
 
 /// Early outcomes kept at most; they exist between an append and its dispatch, which follows the data sync.
 const EARLY_MAX: usize = 10_000;
@@ -31,6 +34,8 @@ pub(crate) struct Half {
     pub stored_ms: i64,
     /// How often a producer was asked (`TRANSACTION_CHECK_TIMES` of the last check).
     pub checks: u32,
+    /// How often in a row it was due and nobody of the group was connected.
+    pub missed: u8,
     /// When it is looked at next; monotonic.
     pub due: Duration,
 }
@@ -38,7 +43,8 @@ pub(crate) struct Half {
 /// What became of an attempt to resolve a half.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Claim {
-    /// It was pending and belongs to the caller now, who resolves it or gives it back with [`Halves::restore`].
+    /// It was pending and belongs to the caller now, who resolves it ([`Halves::settled`]) or gives it back
+    /// ([`Halves::restore`]).
     Pending(Half),
     /// It may have been appended a moment ago and is not dispatched yet: [`Halves::keep_early`].
     NotYetSeen,
@@ -88,10 +94,18 @@ pub(crate) struct Halves {
 #[derive(Debug)]
 struct State {
     pending: BTreeMap<QueueOffset, Half>,
+    /// Claimed and neither settled nor given back: what resolves them may not be in the log yet, so the mark stays.
+    claimed: BTreeSet<QueueOffset>,
     due: BTreeSet<(Duration, QueueOffset)>,
     groups: HashMap<Arc<str>, BTreeSet<QueueOffset>>,
+    /// Groups with a half that was due while nobody of them was connected.
+    orphaned: HashSet<Arc<str>>,
+    /// Those of them of which somebody has come; the check-back task wakes their halves.
+    returned: Vec<Arc<str>>,
     /// The next half offset that dispatch will bring.
     next_half: QueueOffset,
+    /// Behind the last half that there is: an op record that names a later one is damaged or made up.
+    end: QueueOffset,
     early: BTreeMap<QueueOffset, Early>,
     /// Early outcomes whose half has come meanwhile; the check-back task carries them out.
     ripe: Vec<(QueueOffset, Early)>,
@@ -106,14 +120,18 @@ struct OpBlock {
 }
 
 impl Halves {
-    /// An empty table that expects `half` and `op` next.
-    pub(crate) fn starting_at(progress: Progress) -> Self {
+    /// An empty table that expects `half` and `op` next; the half queue ends at `end`.
+    pub(crate) fn starting_at(progress: Progress, end: QueueOffset) -> Self {
         Self {
             state: Mutex::new(State {
                 pending: BTreeMap::new(),
+                claimed: BTreeSet::new(),
                 due: BTreeSet::new(),
                 groups: HashMap::new(),
+                orphaned: HashSet::new(),
+                returned: Vec::new(),
                 next_half: progress.half,
+                end,
                 early: BTreeMap::new(),
                 ripe: Vec::new(),
                 ops: VecDeque::new(),
@@ -137,6 +155,7 @@ impl Halves {
             return;
         }
         state.next_half = at.plus(1);
+        state.end = state.end.max(state.next_half);
         if !state.early.is_empty() {
             // Those in front name nothing that was ever stored.
             let behind = state.early.split_off(&at.plus(1));
@@ -156,6 +175,7 @@ impl Halves {
                 group,
                 stored_ms,
                 checks,
+                missed: 0,
                 due,
             },
         );
@@ -169,10 +189,14 @@ impl Halves {
         }
         state.next_op = op.plus(1);
         // An op record stands behind its halves in the log, so they were here before it.
+        let end = state.end;
+        let halves = halves.iter().copied().filter(|half| *half < end);
+        let mut greatest_half = None;
         for half in halves {
-            state.remove(*half);
+            state.remove(half);
+            greatest_half = greatest_half.max(Some(half));
         }
-        let Some(greatest_half) = halves.iter().max().copied() else {
+        let Some(greatest_half) = greatest_half else {
             return;
         };
         match state.ops.back_mut() {
@@ -202,13 +226,23 @@ impl Halves {
         match state.pending.get(&at) {
             None => Claim::Resolved,
             Some(half) if half.physical != physical => Claim::Other,
-            Some(_) => state.remove(at).map_or(Claim::Resolved, Claim::Pending),
+            Some(_) => state.remove(at).map_or(Claim::Resolved, |half| {
+                state.claimed.insert(at);
+                Claim::Pending(half)
+            }),
         }
+    }
+
+    /// What resolves a claimed half is in the log.
+    pub(crate) fn settled(&self, at: QueueOffset) {
+        self.state.lock().claimed.remove(&at);
     }
 
     /// Gives a claimed half back, since resolving it failed.
     pub(crate) fn restore(&self, at: QueueOffset, half: Half) {
-        self.state.lock().insert(at, half);
+        let mut state = self.state.lock();
+        state.claimed.remove(&at);
+        state.insert(at, half);
     }
 
     /// Keeps an outcome until dispatch brings its half. Handed back when the half is here by now, when another outcome
@@ -248,7 +282,8 @@ impl Halves {
     /// A producer was asked: counts, and is due again at `next`. False if it was resolved meanwhile.
     pub(crate) fn checked(&self, at: QueueOffset, next: Duration) -> bool {
         self.state.lock().change(at, |half| {
-            half.checks += 1;
+            half.checks = half.checks.saturating_add(1);
+            half.missed = 0;
             half.due = next;
         })
     }
@@ -265,20 +300,66 @@ impl Halves {
         self.state.lock().change(at, |half| half.due = next);
     }
 
-    /// Restores the count of checks that a journal remembers.
-    pub(crate) fn remember_checks(&self, at: QueueOffset, checks: u32) {
-        self.state
-            .lock()
-            .change(at, |half| half.checks = half.checks.max(checks));
+    /// The same, since nobody of its group is connected.
+    pub(crate) fn missed(&self, at: QueueOffset, next: Duration) {
+        let mut state = self.state.lock();
+        let mut group = None;
+        state.change(at, |half| {
+            half.missed = half.missed.saturating_add(1);
+            half.due = next;
+            group = Some(half.group.clone());
+        });
+        state.orphaned.extend(group);
+    }
+
+    /// A producer of `group` is connected. True if halves wait for that.
+    pub(crate) fn producer_came(&self, group: &str) -> bool {
+        let mut state = self.state.lock();
+        let Some(group) = state.orphaned.take(group) else {
+            return false;
+        };
+        state.returned.push(group);
+        true
+    }
+
+    /// Makes the halves due that were put off while nobody of their group was connected, and now somebody is.
+    pub(crate) fn wake_returned(&self, now: Duration) {
+        let returned = std::mem::take(&mut self.state.lock().returned);
+        for group in returned {
+            let mut from = Some(QueueOffset::new(0));
+            // A part at a time: others need the table meanwhile.
+            while let Some(at) = from {
+                from = self.state.lock().wake(&group, at, now);
+            }
+        }
+    }
+
+    /// Restores what a journal remembers of a half's checks: how many there were, and that it is not due before `due`.
+    pub(crate) fn remember_checks(&self, at: QueueOffset, checks: u32, due: Duration) {
+        self.state.lock().change(at, |half| {
+            half.checks = half.checks.max(checks);
+            half.due = half.due.max(due);
+        });
+    }
+
+    /// The first `most` pending halves whose records lie below `physical` in the log.
+    pub(crate) fn below(&self, physical: PhysicalOffset, most: usize) -> Vec<(QueueOffset, Half)> {
+        let state = self.state.lock();
+        let below = state.pending.iter();
+        below
+            .take_while(|(_, half)| half.physical < physical)
+            .take(most)
+            .map(|(at, half)| (*at, half.clone()))
+            .collect()
     }
 
     /// Both marks. The op mark is dragged along: blocks that name resolved halves only are dropped.
     pub(crate) fn progress(&self) -> Progress {
         let mut state = self.state.lock();
-        let half = state
-            .pending
-            .first_key_value()
-            .map_or(state.next_half, |(at, _)| *at);
+        let pending = state.pending.first_key_value().map(|(at, _)| *at);
+        let claimed = state.claimed.first().copied();
+        let undecided = [pending, claimed].into_iter().flatten().min();
+        let half = undecided.unwrap_or(state.next_half);
         while state
             .ops
             .front()
@@ -378,9 +459,25 @@ impl State {
             halves.remove(&at);
             if halves.is_empty() {
                 self.groups.remove(&half.group);
+                self.orphaned.remove(&half.group);
             }
         }
         Some(half)
+    }
+
+    /// Wakes some halves of a group; says where to go on.
+    fn wake(&mut self, group: &str, from: QueueOffset, now: Duration) -> Option<QueueOffset> {
+        let halves = self.groups.get(group)?;
+        let part: Vec<_> = halves.range(from..).take(WAKE_PART).copied().collect();
+        for at in &part {
+            if self.pending.get(at).is_some_and(|half| half.missed > 0) {
+                self.change(*at, |half| {
+                    half.missed = 0;
+                    half.due = half.due.min(now);
+                });
+            }
+        }
+        part.last().map(|at| at.plus(1))
     }
 
     fn change(&mut self, at: QueueOffset, change: impl FnOnce(&mut Half)) -> bool {
@@ -403,10 +500,11 @@ mod tests {
     }
 
     fn table() -> Halves {
-        Halves::starting_at(Progress {
+        let start = Progress {
             half: at(0),
             op: at(0),
-        })
+        };
+        Halves::starting_at(start, at(0))
     }
 
     fn appear(halves: &Halves, offset: u64) {
@@ -504,17 +602,54 @@ mod tests {
     #[test]
     fn an_op_record_is_kept_while_it_names_a_half_behind_the_mark() {
         let halves = table();
-        for offset in 0..600 {
+        for offset in 0..2_000 {
             appear(&halves, offset);
         }
-        for offset in 0..599 {
-            halves.op_appeared(at(offset), &[at(offset + 1)]);
+        for offset in 0..600 {
+            halves.op_appeared(at(offset), &[at(offset)]);
         }
-        halves.op_appeared(at(599), &[at(0)]);
-        appear(&halves, 600);
+        // Half 700 stays pending, and one behind it is resolved by the op record in front of those that follow.
+        halves.op_appeared(at(600), &[at(1_500)]);
+        for offset in 600..700 {
+            halves.op_appeared(at(offset + 1), &[at(offset)]);
+        }
         let progress = halves.progress();
-        assert_eq!(progress.half, at(600));
-        assert_eq!(progress.op, at(600));
+        assert_eq!(progress.half, at(700));
+        // In steps of a block: the one in which the op record about half 1,500 is.
+        assert_eq!(progress.op, at(512));
+        for offset in 700..2_000 {
+            halves.op_appeared(at(offset + 1), &[at(offset)]);
+        }
+        assert_eq!(halves.progress().op, at(2_001));
+    }
+
+    #[test]
+    fn the_mark_waits_for_what_is_claimed() {
+        let halves = table();
+        for offset in 0..3 {
+            appear(&halves, offset);
+        }
+        assert!(matches!(halves.claim(at(0), place(0)), Claim::Pending(_)));
+        assert_eq!(halves.progress().half, at(0));
+        halves.settled(at(0));
+        assert_eq!(halves.progress().half, at(1));
+        let Claim::Pending(half) = halves.claim(at(1), place(1)) else {
+            panic!("not pending")
+        };
+        halves.restore(at(1), half);
+        halves.op_appeared(at(0), &[at(1), at(2)]);
+        assert_eq!(halves.progress().half, at(3));
+    }
+
+    #[test]
+    fn an_op_record_about_a_half_that_is_not_there_says_nothing() {
+        let halves = table();
+        appear(&halves, 0);
+        halves.op_appeared(at(0), &[at(7), at(0)]);
+        let progress = halves.progress();
+        assert_eq!((progress.half, progress.op), (at(1), at(1)));
+        appear(&halves, 1);
+        assert_eq!(halves.len(), 1);
     }
 
     #[test]
@@ -536,5 +671,24 @@ mod tests {
         assert_eq!(halves.get(at(0)).map(|half| half.checks), Some(1));
         assert_eq!(halves.get(at(1)).map(|half| half.checks), Some(0));
         assert!(!halves.checked(at(9), Duration::ZERO));
+    }
+
+    #[test]
+    fn who_waited_for_a_producer_is_due_when_one_comes_and_nobody_else() {
+        let halves = table();
+        for offset in 0..3 {
+            appear(&halves, offset);
+        }
+        let (now, later) = (Duration::from_secs(7), Duration::from_secs(90));
+        assert!(!halves.producer_came("PG"), "nobody waits for it");
+        halves.missed(at(0), later);
+        assert!(halves.checked(at(1), later));
+        assert!(!halves.producer_came("other"));
+        assert!(halves.producer_came("PG"));
+        halves.wake_returned(now);
+        let due = |offset| halves.get(at(offset)).map(|half| half.due);
+        assert_eq!(due(0), Some(now));
+        assert_eq!(due(1), Some(later));
+        assert_eq!(due(2), Some(Duration::from_secs(8)), "it was not due yet");
     }
 }

@@ -4,18 +4,16 @@
 //! halves only those are read that are pending; of the others a bit each is all that is needed. So opening takes one
 //! short record for each transaction since the oldest pending one, and one message for each pending one.
 //!
-//! After an unclean end one more look: a
-//! commit is appended in front of its op record, so a power cut between them leaves a commit without one. Such a commit
-//! is among the last messages of its queue and carries the half's place in `preparedTransactionOffset`. The original
-//! writes op records seconds later, so a store taken over from it after a crash may have more of these.
+//! One more look follows, unless the log was closed by us in order: for transactions that are finished although no op record
+//! says so ([`finished_without_op`]). Their op records are written then.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use agena_protocol::clock::Clock;
 use agena_protocol::offset::{PhysicalOffset, QueueOffset};
-use agena_protocol::properties;
 use agena_protocol::queue::QueueId;
 use agena_protocol::record::{RecordView, records};
 use agena_protocol::topic;
@@ -23,16 +21,20 @@ use agena_store::{Everything, ReadRequest, Residency, Store};
 use parking_lot::Mutex;
 
 use super::checks::Checks;
-use super::half::{Halves, Progress};
+use super::finished::finished_without_op;
+use super::half::{Half, Halves, Progress};
 use super::{Counters, PROGRESS_GROUP, QUEUE, Transactions, halves_of, op_message, op_properties};
 use crate::config::BrokerConfig;
 use crate::offsets::Offsets;
 
-/// How many of the last messages of a queue are looked at for commits without an op record.
-const TAIL_MESSAGES: u64 = 1_024;
+/// Halves that one op record names when many are completed; the original's limit is 4,096 characters.
+const COMPLETED_PART: usize = 200;
+
+/// Halves in front of the progress mark that are kept as resolved; op records name few of them.
+const BEFORE_MAX: usize = 100_000;
 
 /// Messages of one read.
-const READ_MESSAGES: usize = 1_024;
+pub(super) const READ_MESSAGES: usize = 1_024;
 
 impl Transactions {
     /// Rebuilds the table from the store.
@@ -60,8 +62,9 @@ impl Transactions {
             half: mark(topic::TRANS_HALF),
             op: mark(topic::TRANS_OP_HALF),
         };
+        let end = store.max_offset(topic::TRANS_HALF, QUEUE);
         let transactions = Self {
-            halves: Halves::starting_at(progress),
+            halves: Halves::starting_at(progress, end),
             checks,
             changed: tokio::sync::Notify::new(),
             clock,
@@ -69,7 +72,6 @@ impl Transactions {
             marks: Mutex::default(),
             resumed: Mutex::default(),
         };
-        let end = store.max_offset(topic::TRANS_HALF, QUEUE);
         let mut resolved = Resolved::between(progress.half, end);
         each_record(store, topic::TRANS_OP_HALF, QUEUE, progress.op, |record| {
             let halves = halves_of(record.body());
@@ -82,27 +84,36 @@ impl Transactions {
             transactions.half_appeared(record, config);
         });
         transactions.halves.expect(end);
-        if !ended_cleanly {
-            let found = resolved_without_op(store, &transactions.halves);
-            complete(
-                store,
-                advertised,
-                &*transactions.clock,
-                &transactions.halves,
-                &found,
-            );
+        if !ended_cleanly || transactions.checks.closed_at() != Some(store.log_end()) {
+            let found = finished_without_op(store, &transactions.halves, &resolved);
+            complete(store, advertised, &transactions, &found);
         }
-        for (half, times) in transactions.checks.remembered() {
-            transactions.halves.remember_checks(half, times);
-        }
+        transactions.remember_checks(config);
         transactions
+    }
+
+    /// What the journal knows of the halves that are pending. One whose last question is young waits for its answer.
+    fn remember_checks(&self, config: &BrokerConfig) {
+        let (now, now_ms) = (self.clock.monotonic(), self.clock.now_ms());
+        let interval = config.transaction_check_interval;
+        for (at, asked) in self.checks.remembered() {
+            let is_it = |half: &Half| half.physical == asked.place;
+            if !self.halves.get(at).is_some_and(|half| is_it(&half)) {
+                self.checks.forget(&[at]);
+                continue;
+            }
+            let since = now_ms.saturating_sub(asked.asked_ms).max(0).unsigned_abs();
+            let wait = interval.saturating_sub(Duration::from_millis(since));
+            self.halves.remember_checks(at, asked.times, now + wait);
+        }
     }
 }
 
-/// A bit for each half from the progress mark on: whether an op record names it.
-struct Resolved {
+/// A bit for each half from the progress mark on: whether an op record names it; and those in front of it that one names.
+pub(super) struct Resolved {
     from: QueueOffset,
     bits: Vec<u64>,
+    before: BTreeSet<QueueOffset>,
 }
 
 impl Resolved {
@@ -112,6 +123,7 @@ impl Resolved {
         Self {
             from,
             bits: vec![0; words],
+            before: BTreeSet::new(),
         }
     }
 
@@ -121,6 +133,9 @@ impl Resolved {
     }
 
     fn set(&mut self, half: QueueOffset) {
+        if half < self.from && self.before.len() < BEFORE_MAX {
+            self.before.insert(half);
+        }
         if let Some((word, bit)) = self.place(half)
             && let Some(word) = self.bits.get_mut(word)
         {
@@ -128,7 +143,10 @@ impl Resolved {
         }
     }
 
-    fn has(&self, half: QueueOffset) -> bool {
+    pub(super) fn has(&self, half: QueueOffset) -> bool {
+        if half < self.from {
+            return self.before.contains(&half);
+        }
         self.place(half)
             .and_then(|(word, bit)| Some(self.bits.get(word)? & bit != 0))
             .unwrap_or(false)
@@ -163,103 +181,59 @@ fn each_pending(
     }
 }
 
-/// Halves whose commit or parked copy is in the log although no op record says so.
-fn resolved_without_op(store: &Store, pending: &Halves) -> Vec<(QueueOffset, PhysicalOffset)> {
-    let mut open: HashMap<(String, QueueId), HashMap<PhysicalOffset, QueueOffset>> = HashMap::new();
-    let levels: Vec<_> = store
-        .queues()
-        .into_iter()
-        .filter(|(topic, _)| topic == topic::SCHEDULE)
-        .collect();
-    let mut from = Some(QueueOffset::new(0));
-    while let Some(at) = from {
-        let (page, next) = pending.page(None, at, READ_MESSAGES);
-        from = next;
-        for (at, half) in page {
-            let Some(bytes) = store.record_at(half.physical) else {
-                continue;
-            };
-            let Ok(record) = RecordView::parse(&bytes) else {
-                continue;
-            };
-            for queue in queues_of_commit(&record, &levels) {
-                open.entry(queue).or_default().insert(half.physical, at);
-            }
-        }
-    }
-    let mut found = Vec::new();
-    for ((topic, queue), halves) in open {
-        let max = store.max_offset(&topic, queue).number();
-        let tail = QueueOffset::new(max.saturating_sub(TAIL_MESSAGES));
-        let tail = tail.max(store.min_offset(&topic, queue));
-        each_record(store, &topic, queue, tail, |record| {
-            let prepared = PhysicalOffset::from_wire(record.prepared_transaction_offset());
-            let half = prepared.and_then(|prepared| halves.get_key_value(&prepared));
-            found.extend(half.map(|(physical, at)| (*at, *physical)));
-        });
-    }
-    found
-}
-
-/// The queues in which the outcome of a half may stand.
-fn queues_of_commit(half: &RecordView<'_>, levels: &[(String, QueueId)]) -> Vec<(String, QueueId)> {
-    let properties = half.properties();
-    let Some(topic) = properties.get(properties::REAL_TOPIC) else {
-        return Vec::new();
-    };
-    let queue = properties
-        .get(properties::REAL_QID)
-        .and_then(|text| text.parse().ok());
-    let mut queues = vec![
-        (topic.to_owned(), QueueId::new(queue.unwrap_or(0))),
-        (topic::TIMER_WHEEL.to_owned(), QUEUE),
-        (topic::TRANS_CHECK_MAX_TIME.to_owned(), QUEUE),
-    ];
-    if properties.get(properties::DELAY).is_some() {
-        queues.extend_from_slice(levels);
-    }
-    queues
-}
-
-/// Writes the op record that a crash swallowed. When that fails the halves stay resolved in memory, and the next open
-/// finds them again.
+/// Writes the op records that a crash swallowed. When that fails the halves stay claimed in memory, the mark stays in front of
+/// them, and the next open finds them again.
 fn complete(
     store: &Store,
     advertised: SocketAddr,
-    clock: &dyn Clock,
-    halves: &Halves,
+    transactions: &Transactions,
     found: &[(QueueOffset, PhysicalOffset)],
 ) {
     if found.is_empty() {
         return;
     }
+    let halves = &transactions.halves;
     for (half, physical) in found {
         halves.claim(*half, *physical);
     }
-    let body: String = found
-        .iter()
-        .map(|(half, _)| format!("{},", half.number()))
-        .collect();
+    let now_ms = transactions.clock.now_ms();
     let properties = op_properties();
-    let mut batch = store.batch();
-    let written = batch
-        .push(op_message(&body, &properties, advertised, clock.now_ms()))
-        .map_err(|illegal| illegal.to_string())
-        .and_then(|()| store.append(&mut batch).map_err(|error| error.to_string()));
-    match written {
-        Ok(_) => tracing::info!(
-            count = found.len(),
-            "commits whose op records a crash swallowed were completed"
-        ),
-        Err(fault) => tracing::warn!(
-            fault,
-            "op records of finished transactions could not be written"
-        ),
+    for part in found.chunks(COMPLETED_PART) {
+        let part: Vec<_> = part.iter().map(|(half, _)| *half).collect();
+        let body: String = part
+            .iter()
+            .map(|half| format!("{},", half.number()))
+            .collect();
+        let mut batch = store.batch();
+        let written = batch
+            .push(op_message(&body, &properties, advertised, now_ms))
+            .map_err(|illegal| illegal.to_string())
+            .and_then(|()| store.append(&mut batch).map_err(|error| error.to_string()));
+        match written {
+            Ok(appended) => {
+                // Dispatch, which may come now or with the next sync, finds nobody to tell yet, or tells it twice.
+                for placed in &appended.placed {
+                    halves.op_appeared(placed.queue_offset, &part);
+                }
+                part.iter().for_each(|half| halves.settled(*half));
+            }
+            Err(fault) => {
+                tracing::warn!(
+                    fault,
+                    "op records of finished transactions could not be written"
+                );
+                return;
+            }
+        }
     }
+    tracing::info!(
+        count = found.len(),
+        "finished transactions without op records were completed"
+    );
 }
 
 /// Every record of a queue from `from` on.
-fn each_record(
+pub(super) fn each_record(
     store: &Store,
     topic: &str,
     queue: QueueId,
@@ -301,6 +275,6 @@ mod tests {
             resolved.set(at(half));
         }
         let set: Vec<_> = (0..400).filter(|half| resolved.has(at(*half))).collect();
-        assert_eq!(set, [100, 163, 164, 299]);
+        assert_eq!(set, [7, 100, 163, 164, 299]);
     }
 }

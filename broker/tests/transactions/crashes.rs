@@ -6,7 +6,7 @@ use std::sync::Arc;
 use agena_broker::config::BrokerConfig;
 use agena_protocol::clock::SystemClock;
 use agena_protocol::offset::PhysicalOffset;
-use agena_protocol::properties::PropertiesBuf;
+use agena_protocol::properties::{PropertiesBuf, push_pair};
 use agena_protocol::queue::QueueId;
 use agena_protocol::record::RecordView;
 use agena_protocol::topic;
@@ -17,6 +17,11 @@ use crate::rows;
 
 /// Opens the store of a stopped broker, appends what the crash left, and lets it go without closing it.
 fn crash(config: &BrokerConfig, then: impl FnOnce(&Store)) {
+    in_store(config, then);
+}
+
+/// The same; `then` may close it.
+fn in_store(config: &BrokerConfig, then: impl FnOnce(&Store)) {
     let mut store = StoreConfig::new(&config.store_path_root_dir);
     store.segment_bytes = config.mapped_file_size_commit_log;
     store.queue_file_bytes = config.mapped_file_size_consume_queue;
@@ -28,23 +33,74 @@ fn crash(config: &BrokerConfig, then: impl FnOnce(&Store)) {
 
 /// The outcome of the half at `place` in `topic`, without its op record.
 fn append_outcome(store: &Store, place: Place, topic: &str) {
+    let sys_flag = if topic == topic::TRANS_CHECK_MAX_TIME {
+        0
+    } else {
+        COMMIT
+    };
+    append_copy(store, place, topic, sys_flag, place.physical, &[]);
+}
+
+/// A record as the half at `place`, in `topic`, with more properties.
+fn append_copy(
+    store: &Store,
+    place: Place,
+    topic: &str,
+    sys_flag: i32,
+    prepared: i64,
+    more: &[(&'static str, &str)],
+) -> Place {
     let physical = PhysicalOffset::from_wire(place.physical).unwrap();
     let bytes = store.record_at(physical).unwrap();
     let half = RecordView::parse(&bytes).unwrap();
-    let properties = PropertiesBuf::parse(half.properties().encoded()).encode();
+    let mut properties = PropertiesBuf::parse(half.properties().encoded());
+    for (name, value) in more {
+        properties.set(name, *value);
+    }
+    let properties = properties.encode();
     let mut batch = store.batch();
     batch
         .push(NewMessage {
             topic,
             queue_id: QueueId::new(0),
             flag: 0,
-            sys_flag: half.sys_flag(),
+            sys_flag: half.sys_flag() | sys_flag,
             born_timestamp: half.born_timestamp(),
             born_host: half.born_host(),
             store_host: half.store_host(),
             reconsume_times: 0,
-            prepared_transaction_offset: place.physical,
+            prepared_transaction_offset: prepared,
             body: half.body(),
+            properties: &properties,
+            wait_for_flush: true,
+        })
+        .unwrap();
+    let appended = store.append(&mut batch).unwrap();
+    let placed = &appended.placed[0];
+    Place {
+        half: placed.queue_offset.wire(),
+        physical: placed.physical_offset.wire(),
+    }
+}
+
+/// The op record that the original would write.
+fn append_op(store: &Store, halves: &str) {
+    let mut properties = Vec::new();
+    push_pair(&mut properties, "TAGS", "d");
+    let host = "127.0.0.1:10911".parse().unwrap();
+    let mut batch = store.batch();
+    batch
+        .push(NewMessage {
+            topic: topic::TRANS_OP_HALF,
+            queue_id: QueueId::new(0),
+            flag: 0,
+            sys_flag: 0,
+            born_timestamp: 1,
+            born_host: host,
+            store_host: host,
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body: halves.as_bytes(),
             properties: &properties,
             wait_for_flush: true,
         })
@@ -137,5 +193,139 @@ async fn every_crash_of_the_table_ends_as_it_says() {
                 broker.stop().await;
             }
         }
+    }
+}
+
+/// A half, one half more of another body, and then what `leave` appends.
+async fn left_by_the_original(
+    leave: impl FnOnce(&Store, Place),
+) -> (tempfile::TempDir, HalfBroker) {
+    let directory = tempfile::tempdir().unwrap();
+    let config = quiet(directory.path());
+    let broker = HalfBroker::start(config.clone()).await;
+    let place = broker.prepare(b"body").await;
+    broker.stop().await;
+    crash(&config, |store| leave(store, place));
+    let broker = HalfBroker::start(config).await;
+    (directory, broker)
+}
+
+/// The original appends a half again whenever it asks for it or puts it off; killed then, it has both.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_half_that_the_original_appended_again_only_the_copy_is_pending() {
+    let (_directory, broker) = left_by_the_original(|store, place| {
+        let checked = [("TRANSACTION_CHECK_TIMES", "1")];
+        append_copy(store, place, topic::TRANS_HALF, 0, 0, &checked);
+    })
+    .await;
+    let pending = broker.list("pending").await;
+    let facts: Vec<_> = pending
+        .iter()
+        .map(|one| (one.queue_offset, one.checks))
+        .collect();
+    assert_eq!(facts, [(1, 1)]);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_original_committed_through_the_copy_is_not_delivered_again() {
+    let (_directory, broker) = left_by_the_original(|store, place| {
+        let checked = [("TRANSACTION_CHECK_TIMES", "1")];
+        let copy = append_copy(store, place, topic::TRANS_HALF, 0, 0, &checked);
+        append_copy(store, place, "T", COMMIT, copy.physical, &checked);
+        append_op(store, "1,");
+    })
+    .await;
+    assert_eq!(broker.state().await, "committed");
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_resolved_with_the_half_that_it_was_made_of() {
+    let (_directory, broker) = left_by_the_original(|store, place| {
+        let put_off = [("TRAN_PREPARED_QUEUE_OFFSET", "0")];
+        append_copy(store, place, topic::TRANS_HALF, 0, 0, &put_off);
+        append_op(store, "0,");
+    })
+    .await;
+    assert_eq!(broker.state().await, "rolled back");
+    broker.stop().await;
+}
+
+/// Also when it closed its store in order: its op records come seconds later, and not at all behind a stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_without_op_record_in_a_store_that_was_closed_in_order_is_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = quiet(directory.path());
+    let broker = HalfBroker::start(config.clone()).await;
+    let place = broker.prepare(b"body").await;
+    broker.stop().await;
+    in_store(&config, |store| {
+        append_outcome(store, place, "T");
+        // Many came behind it within the seconds.
+        for number in 0..1_500 {
+            let body = [("KEYS", &*number.to_string())];
+            append_copy(store, place, "T", 0, 0, &body);
+        }
+        store.close().unwrap();
+    });
+    let broker = HalfBroker::start(config).await;
+    assert_eq!(broker.list("pending").await.len(), 0);
+    broker.stop().await;
+}
+
+/// Every ordinary record says 0 where a commit says which half it is of.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_at_the_very_beginning_of_the_log_is_not_taken_for_committed() {
+    let (_directory, broker) = left_by_the_original(|store, place| {
+        assert_eq!(place.physical, 0);
+        append_copy(store, place, "T", 0, 0, &[("UNIQ_KEY", "another")]);
+        append_copy(
+            store,
+            place,
+            topic::TIMER_WHEEL,
+            0,
+            0,
+            &[("UNIQ_KEY", "another")],
+        );
+    })
+    .await;
+    assert_eq!(broker.list("pending").await.len(), 1);
+    broker.stop().await;
+}
+
+/// Two transactions may have the same id; only a copy is the same one.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_halves_with_one_id_are_two_transactions() {
+    let (_directory, broker) = left_by_the_original(|store, place| {
+        append_copy(store, place, topic::TRANS_HALF, 0, 0, &[]);
+        append_outcome(store, place, "T");
+    })
+    .await;
+    let pending = broker.list("pending").await;
+    let offsets: Vec<_> = pending.iter().map(|one| one.queue_offset).collect();
+    assert_eq!(offsets, [1]);
+    broker.stop().await;
+}
+
+/// The op records written at an open count for the marks like any others.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_open_completed_stays_completed_while_an_older_half_is_pending() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = quiet(directory.path());
+    let broker = HalfBroker::start(config.clone()).await;
+    broker.prepare(b"older").await;
+    let place = broker.prepare(b"body").await;
+    broker.stop().await;
+    crash(&config, |store| append_outcome(store, place, "T"));
+    for round in 0..3 {
+        let broker = HalfBroker::start(config.clone()).await;
+        let pending = broker.list("pending").await;
+        let offsets: Vec<_> = pending.iter().map(|one| one.queue_offset).collect();
+        assert_eq!(offsets, [0], "round {round}");
+        // Op records behind the completing one, and marks that are written.
+        let next = broker.prepare(b"next").await;
+        assert_eq!(broker.end(next, COMMIT).await.code, 0);
+        broker.stop().await;
     }
 }

@@ -14,6 +14,7 @@ use agena_protocol::fastjson::{self, KeyStyle};
 use agena_protocol::headers::offsets::GetMaxOffsetRequest;
 use agena_protocol::headers::query::ViewMessageByIdRequest;
 use agena_protocol::headers::send::{SendMessageRequestV2, SendMessageResponse};
+use agena_protocol::headers::topic::DeleteTopicInBrokerRequest;
 use agena_protocol::headers::transaction::{
     EndTransactionRequest, ListTransactionsRequest, ResolveTransactionRequest,
     ResumeCheckHalfMessageRequest,
@@ -109,9 +110,16 @@ impl HalfBroker {
 
     /// Sends the half message.
     pub(crate) async fn try_prepare(&self, body: &[u8]) -> Command {
+        self.try_prepare_with(&[], body).await
+    }
+
+    /// The same with more properties.
+    pub(crate) async fn try_prepare_with(&self, more: &[(&str, &str)], body: &[u8]) -> Command {
         let pairs = [("TRAN_MSG", "true"), ("PGROUP", "PG"), ("UNIQ_KEY", ID)];
         let text: String = pairs
             .iter()
+            .filter(|(name, _)| more.iter().all(|(other, _)| other != name))
+            .chain(more)
             .map(|(name, value)| format!("{name}\u{1}{value}\u{2}"))
             .collect();
         self.send("T", &text, body).await
@@ -156,15 +164,29 @@ impl HalfBroker {
         self.end_as("PG", place, what).await
     }
 
-    pub(crate) async fn end_as(&self, group: &str, place: Place, what: i32) -> Command {
+    /// The producer was asked, and answers.
+    pub(crate) async fn answer(&self, place: Place, what: i32) -> Command {
         let header = EndTransactionRequest {
+            from_transaction_check: Some(true),
+            ..Self::ending("PG", place, what)
+        };
+        self.call(Command::request(RequestCode::EndTransaction).with_header(&header))
+            .await
+    }
+
+    fn ending(group: &str, place: Place, what: i32) -> EndTransactionRequest<'_> {
+        EndTransactionRequest {
             producer_group: group,
             tran_state_table_offset: place.half,
             commit_log_offset: place.physical,
             commit_or_rollback: what,
             msg_id: ID,
             ..EndTransactionRequest::default()
-        };
+        }
+    }
+
+    pub(crate) async fn end_as(&self, group: &str, place: Place, what: i32) -> Command {
+        let header = Self::ending(group, place, what);
         let request = Command::request(RequestCode::EndTransaction).with_header(&header);
         if what == UNKNOWN {
             // Nobody is answered.
@@ -190,6 +212,18 @@ impl HalfBroker {
         };
         self.call(Command::request(RequestCode::ResumeCheckHalfMessage).with_header(&header))
             .await
+    }
+
+    pub(crate) async fn delete_topic(&self, topic: &str) {
+        let header = DeleteTopicInBrokerRequest { topic };
+        let request = Command::request(RequestCode::DeleteTopicInBroker).with_header(&header);
+        assert_eq!(self.call(request).await.code, 0);
+    }
+
+    /// Log files go that retention has go.
+    pub(crate) async fn clean_log(&self) {
+        let request = Command::request(RequestCode::DeleteExpiredCommitlog);
+        assert_eq!(self.call(request).await.code, 0);
     }
 
     /// A producer of the group connects.

@@ -34,8 +34,14 @@ async fn bring_about(state: &str, event: &str, directory: &Path) -> (HalfBroker,
             (HalfBroker::start(config).await, place)
         }
         "pending" => {
-            let broker = HalfBroker::start(quiet(directory)).await;
-            let place = broker.prepare(b"body").await;
+            let mut config = quiet(directory);
+            if event.contains("log file") {
+                config.log_bytes_max = 1;
+            }
+            let broker = HalfBroker::start(config).await;
+            let own_time = [("CHECK_IMMUNITY_TIME_IN_SECONDS", "7200")];
+            let more = &own_time[..usize::from(event.contains("own time"))];
+            let place = place_of(&broker.try_prepare_with(more, b"body").await);
             (broker, place)
         }
         "committed" | "rolled back" => {
@@ -82,19 +88,55 @@ async fn happen(
         "half message sent while transactionPendingMax are pending" => {
             (false, broker.try_prepare(b"body").await)
         }
-        "commit" if state == "resumed" => {
+        "half message sent with a delay that is not allowed" => {
+            let late = [("TIMER_DELAY_SEC", "999999999")];
+            (false, broker.try_prepare_with(&late, b"body").await)
+        }
+        "half message sent with a group name over 255 bytes" => {
+            let group = "g".repeat(256);
+            let long = [("PGROUP", &*group)];
+            (false, broker.try_prepare_with(&long, b"body").await)
+        }
+        "commit" | "rollback" if state == "resumed" => {
             let now = &broker.list("pending").await[0];
             let id = agena_protocol::message_id::OffsetId::parse(&now.offset_msg_id).unwrap();
             let place = Place {
                 half: now.queue_offset,
                 physical: id.offset.wire(),
             };
-            (true, broker.end(place, COMMIT).await)
+            let what = if event == "commit" { COMMIT } else { ROLLBACK };
+            (true, broker.end(place, what).await)
+        }
+        "commit, older than its own time" => {
+            let answer = broker.end(place, COMMIT).await;
+            assert_eq!(answer.code, 604);
+            (false, answer)
+        }
+        "commit as the answer to a question, older than its own time" => {
+            (true, broker.answer(place, COMMIT).await)
+        }
+        "commit, its topic was deleted" => {
+            broker.delete_topic("T").await;
+            let answer = broker.end(place, COMMIT).await;
+            assert_eq!(answer.code, 17);
+            (false, answer)
+        }
+        "its log file goes" => {
+            // The half's file is full, and the next one begun.
+            for _ in 0..3 {
+                broker.send_elsewhere(&[b'x'; 500_000]).await;
+            }
+            broker.clean_log().await;
+            return broker;
         }
         "commit" => (true, broker.end(place, COMMIT).await),
         "rollback" => (true, broker.end(place, ROLLBACK).await),
         "unknown" => (true, broker.end(place, UNKNOWN).await),
-        "commit by another group" => (false, broker.end_as("other", place, COMMIT).await),
+        "commit by another group" => {
+            let answer = broker.end_as("other", place, COMMIT).await;
+            assert_eq!(answer.remark.as_deref(), Some("The producer group wrong"));
+            (false, answer)
+        }
         "commit that names a made-up record" => (false, commit_made_up(&broker, place).await),
         "commit whose append fails" => (false, broker.end(place, COMMIT).await),
         "an operator commits" => (state == "pending", broker.decide(COMMIT).await),
@@ -193,7 +235,7 @@ async fn commit_made_up(broker: &HalfBroker, place: Place) -> agena_protocol::co
 #[tokio::test(flavor = "multi_thread")]
 async fn every_row_of_the_table_is_what_the_broker_does() {
     let rows = rows("States, events, outcomes");
-    assert_eq!(rows.len(), 23);
+    assert_eq!(rows.len(), 31);
     for row in &rows {
         let [state, event, appended, after] = &row[..] else {
             panic!("four cells: {row:?}")

@@ -1,0 +1,197 @@
+//! Transactions that are finished although no op record says so.
+//!
+//! A commit of ours is appended in front of its op record, so a power cut between them leaves a commit without one. The
+//! original writes op records up to seconds later, also at an orderly stop, so a store taken over from it may have more of
+//! these; and it appends a half again each time it asks for it, or puts it off, so one transaction may be pending twice. A
+//! half is finished if
+//! - its commit or its parked copy stands at the end of the queue it belongs in,
+//! - the original appended it again, and the copy is pending, or
+//! - it is a copy (`TRAN_PREPARED_QUEUE_OFFSET`) of a half that an op record names.
+//!
+//! Source: spec/semantics.md §6.1, §6.2; Apache `TransactionalMessageServiceImpl.check`.
+
+use std::collections::{BTreeMap, HashMap};
+
+use agena_protocol::offset::{PhysicalOffset, QueueOffset};
+use agena_protocol::properties::{self, Properties};
+use agena_protocol::queue::QueueId;
+use agena_protocol::record::RecordView;
+use agena_protocol::sys_flag::TransactionState;
+use agena_protocol::topic;
+use agena_store::{Boundary, Store};
+
+use super::QUEUE;
+use super::half::Halves;
+use super::rebuild::{READ_MESSAGES, Resolved, each_record};
+
+/// Op records follow their commits within this time, in the original.
+const OP_LAG_MS: i64 = 60_000;
+
+/// The last messages of a queue that are looked at for commits, however old they are, and however many there are in that time.
+const TAIL_MESSAGES: (u64, u64) = (1_024, 262_144);
+
+/// What all halves of a transaction share: `UNIQ_KEY` and the sum of the body.
+type Name = (String, u32);
+
+/// The halves that may have their end in one queue.
+#[derive(Default)]
+struct Waiting {
+    by_place: HashMap<PhysicalOffset, (QueueOffset, Option<Name>)>,
+    by_name: HashMap<Name, Vec<(QueueOffset, PhysicalOffset)>>,
+}
+
+/// Pending halves that are finished, each with its place in the log, in the order of the half queue.
+pub(super) fn finished_without_op(
+    store: &Store,
+    pending: &Halves,
+    resolved: &Resolved,
+) -> Vec<(QueueOffset, PhysicalOffset)> {
+    let levels: Vec<_> = store
+        .queues()
+        .into_iter()
+        .filter(|(topic, _)| topic == topic::SCHEDULE)
+        .collect();
+    let mut ends: HashMap<(String, QueueId), Waiting> = HashMap::new();
+    let mut found = BTreeMap::new();
+    let mut by_group: HashMap<(Option<String>, Name), Vec<_>> = HashMap::new();
+    each_half(store, pending, |at, half| {
+        let (place, name) = (half.physical_offset(), name_of(half));
+        let properties = half.properties();
+        if first_of(properties).is_some_and(|first| resolved.has(first)) {
+            found.insert(at, place);
+        }
+        if let Some(name) = &name {
+            let group = properties.get(properties::PGROUP).map(str::to_owned);
+            let halves = by_group.entry((group, name.clone())).or_default();
+            if is_copy(properties) {
+                found.extend(halves.drain(..));
+            }
+            halves.push((at, place));
+        }
+        for queue in queues_of_end(half, &levels) {
+            let waiting = ends.entry(queue).or_default();
+            if let Some(name) = &name {
+                let halves = waiting.by_name.entry(name.clone()).or_default();
+                halves.push((at, place));
+            }
+            waiting.by_place.insert(place, (at, name.clone()));
+        }
+    });
+    drop(by_group);
+    for ((topic, queue), waiting) in ends {
+        let oldest = waiting.by_place.keys().min().copied();
+        let tail = tail_of(store, &topic, queue, oldest.unwrap_or_default());
+        each_record(store, &topic, queue, tail, |record| {
+            found.extend(waiting.ended_by(store, record));
+        });
+    }
+    found.into_iter().collect()
+}
+
+impl Waiting {
+    /// The halves that this record of a real topic or of the parked ones' is the end of.
+    fn ended_by(
+        &self,
+        store: &Store,
+        record: &RecordView<'_>,
+    ) -> Vec<(QueueOffset, PhysicalOffset)> {
+        let is_parked = record.topic() == topic::TRANS_CHECK_MAX_TIME;
+        if !is_parked && TransactionState::of(record.sys_flag()) != TransactionState::Commit {
+            return Vec::new();
+        }
+        let name = name_of(record);
+        let place = PhysicalOffset::from_wire(record.prepared_transaction_offset());
+        if let Some(place) = place
+            && let Some((at, of)) = self.by_place.get(&place)
+            && *of == name
+        {
+            return vec![(*at, place)];
+        }
+        // Through a copy of the half that the original appended; its parked copies do not say of what.
+        let through_copy = |place| {
+            let half = store.record_at(place);
+            half.is_some_and(|half| {
+                RecordView::parse(&half).is_ok_and(|half| {
+                    half.topic() == topic::TRANS_HALF && is_copy(half.properties())
+                })
+            })
+        };
+        let is_original = match place {
+            Some(place) if !is_parked => through_copy(place),
+            _ => record.prepared_transaction_offset() == 0,
+        };
+        let halves = name.and_then(|name| self.by_name.get(&name));
+        // What was parked and is pending again stands behind its parked copy.
+        let before = |half: &&(QueueOffset, PhysicalOffset)| half.1 < record.physical_offset();
+        let halves = halves.into_iter().flatten().filter(|_| is_original);
+        halves.filter(before).copied().collect()
+    }
+}
+
+/// Whether the original appended this half again.
+fn is_copy(properties: Properties<'_>) -> bool {
+    first_of(properties).is_some()
+        || properties
+            .get(properties::TRANSACTION_CHECK_TIMES)
+            .is_some()
+}
+
+/// The half that this one was made of to put it off.
+fn first_of(properties: Properties<'_>) -> Option<QueueOffset> {
+    let first = properties.get(properties::TRAN_PREPARED_QUEUE_OFFSET)?;
+    first.parse().ok().map(QueueOffset::new)
+}
+
+fn name_of(record: &RecordView<'_>) -> Option<Name> {
+    let id = record.properties().get(properties::UNIQ_KEY)?;
+    Some((id.to_owned(), record.body_crc()))
+}
+
+/// Every pending half with its record.
+fn each_half(store: &Store, pending: &Halves, mut each: impl FnMut(QueueOffset, &RecordView<'_>)) {
+    let mut from = Some(QueueOffset::new(0));
+    while let Some(at) = from {
+        let (page, next) = pending.page(None, at, READ_MESSAGES);
+        from = next;
+        for (at, half) in page {
+            if let Some(bytes) = store.record_at(half.physical)
+                && let Ok(record) = RecordView::parse(&bytes)
+            {
+                each(at, &record);
+            }
+        }
+    }
+}
+
+/// From where a queue is looked at for ends of halves of which the oldest stands at `oldest`.
+fn tail_of(store: &Store, topic: &str, queue: QueueId, oldest: PhysicalOffset) -> QueueOffset {
+    let max = store.max_offset(topic, queue).number();
+    let back = |messages: u64| QueueOffset::new(max.saturating_sub(messages));
+    let last_ms = store.store_time_at(topic, queue, back(1)).unwrap_or(0);
+    let since = last_ms.saturating_sub(OP_LAG_MS);
+    let young = store.offset_by_time(topic, queue, since, Boundary::Lower);
+    let tail = young.min(back(TAIL_MESSAGES.0)).max(back(TAIL_MESSAGES.1));
+    // An end stands behind its half.
+    let behind = store.offset_at(topic, queue, oldest.number());
+    tail.max(behind).max(store.min_offset(topic, queue))
+}
+
+/// The queues in which the end of a half may stand.
+fn queues_of_end(half: &RecordView<'_>, levels: &[(String, QueueId)]) -> Vec<(String, QueueId)> {
+    let properties = half.properties();
+    let Some(topic) = properties.get(properties::REAL_TOPIC) else {
+        return Vec::new();
+    };
+    let queue = properties
+        .get(properties::REAL_QID)
+        .and_then(|text| text.parse().ok());
+    let mut queues = vec![
+        (topic.to_owned(), QueueId::new(queue.unwrap_or(0))),
+        (topic::TIMER_WHEEL.to_owned(), QUEUE),
+        (topic::TRANS_CHECK_MAX_TIME.to_owned(), QUEUE),
+    ];
+    if properties.get(properties::DELAY).is_some() {
+        queues.extend_from_slice(levels);
+    }
+    queues
+}
