@@ -8,8 +8,8 @@ use agena_client::{Message, Producer, ReceivedMessage, Resolution, TransactionLi
 use serde_json::{Value, json};
 
 use crate::mqadmin::{admin, document, documents, failure, text};
-use crate::raw::SEND_MESSAGE;
-use crate::servers::Servers;
+use crate::raw::{Raw, SEND_MESSAGE};
+use crate::servers::{Servers, free_ports};
 use crate::stored::stored;
 
 const WITHIN: Duration = Duration::from_secs(30);
@@ -183,4 +183,117 @@ async fn what_was_given_up_is_resumed_and_delivered_once() {
     assert!(listed(&servers, &[]).is_empty());
     assert_eq!(stored(&servers, "Orders"), ["late"]);
     producer.shutdown().await;
+}
+
+/// What the program says of input that it cannot do anything with.
+fn bad_input(servers: &Servers, arguments: &[&str]) -> String {
+    let answer = admin(servers, arguments);
+    assert_eq!(answer.status.code(), Some(1));
+    String::from_utf8_lossy(&answer.stderr).into_owned()
+}
+
+const REGISTER_BROKER: i32 = 103;
+
+/// Has the name server of `servers` know one more master, as long as the connection is kept.
+fn register(servers: &Servers, name: &str, address: &str) -> Raw {
+    let mut registered = Raw::connect(&servers.name_server());
+    let fields = [
+        ("brokerName", name),
+        ("brokerAddr", address),
+        ("clusterName", "DefaultCluster"),
+        ("haServerAddr", address),
+        ("brokerId", "0"),
+    ];
+    let body = br#"{"topicConfigSerializeWrapper":{"topicConfigTable":{},"dataVersion":{"counter":1,"timestamp":1}},"filterServerList":[]}"#;
+    let answer = registered.call(REGISTER_BROKER, &fields, body);
+    assert_eq!(answer.code, 0, "{}", answer.remark);
+    registered
+}
+
+#[test]
+fn what_two_brokers_have_under_one_id_is_decided_by_place_only() {
+    let first = Servers::start_with(&["transactionTimeOut=600000"]);
+    let second = Servers::start_with(&["transactionTimeOut=600000"]);
+    for servers in [&first, &second] {
+        servers.raw().create_topic("Orders", 1);
+        half(servers, "tried-twice", "one");
+    }
+    let _registered = register(&first, "second", &second.broker());
+    let pending = listed(&first, &[]);
+    assert_eq!(pending.len(), 2);
+    let of_second = pending
+        .iter()
+        .find(|one| one["brokerAddr"] == second.broker().as_str())
+        .and_then(|one| one["offsetMsgId"].as_str())
+        .expect("the second broker's half");
+
+    let resolve = |id| ["transactions", "resolve", "-i", id, "--commit", "--yes"];
+    let said = bad_input(&first, &resolve("tried-twice"));
+    assert!(
+        said.contains("names more than one") && said.contains(of_second),
+        "{said}"
+    );
+    assert_eq!(listed(&first, &[]).len(), 2);
+    document(&first, &resolve(of_second));
+    assert!(stored(&first, "Orders").is_empty());
+    assert_eq!(stored(&second, "Orders"), ["one"]);
+    document(&first, &resolve("tried-twice"));
+    assert_eq!(stored(&first, "Orders"), ["one"]);
+}
+
+#[test]
+fn a_broker_that_is_down_hides_no_transactions_of_others() {
+    let servers = Servers::start_with(&["transactionTimeOut=600000"]);
+    servers.raw().create_topic("Orders", 1);
+    half(&servers, "id-1", "one");
+    let nobody = format!("127.0.0.1:{}", free_ports().0);
+    // In front of the other and behind it.
+    let _before = register(&servers, "a-down", &nobody);
+    let _behind = register(&servers, "z-down", &nobody);
+
+    let answer = admin(&servers, &["transactions", "list", "--json"]);
+    assert!(!answer.status.success());
+    let lines = String::from_utf8_lossy(&answer.stdout).into_owned();
+    assert_eq!(lines.lines().count(), 1, "{lines}");
+    assert!(lines.contains("id-1"), "{lines}");
+    let said = String::from_utf8_lossy(&answer.stderr).into_owned();
+    assert!(said.contains(&nobody), "{said}");
+    let rolled_back = [
+        "transactions",
+        "resolve",
+        "-i",
+        "id-1",
+        "--rollback",
+        "--yes",
+    ];
+    assert!(admin(&servers, &rolled_back).status.success());
+}
+
+#[test]
+fn a_list_is_read_in_parts_and_may_be_of_old_ones_only() {
+    let servers = Servers::start_with(&["transactionTimeOut=600000"]);
+    servers.raw().create_topic("Orders", 1);
+    for number in 0..1_100 {
+        half(&servers, &format!("id-{number}"), "x");
+    }
+    let ids: Vec<_> = listed(&servers, &[])
+        .iter()
+        .map(|one| one["transactionId"].clone())
+        .collect();
+    let expected: Vec<_> = (0..1_100)
+        .map(|number| json!(format!("id-{number}")))
+        .collect();
+    assert_eq!(ids, expected);
+    assert_eq!(listed(&servers, &["--older-than", "1h"]).len(), 0);
+    assert_eq!(listed(&servers, &["--older-than", "0s"]).len(), 1_100);
+    let both = [
+        "transactions",
+        "resolve",
+        "-i",
+        "id-1",
+        "--commit",
+        "--rollback",
+        "--yes",
+    ];
+    assert!(bad_input(&servers, &both).contains("give --commit or --rollback"));
 }

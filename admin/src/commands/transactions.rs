@@ -11,6 +11,7 @@ use agena_protocol::command::Command;
 use agena_protocol::headers::transaction::{
     ListTransactionsRequest, ResolveTransactionRequest, ResumeCheckHalfMessageRequest,
 };
+use agena_protocol::message_id::OffsetId;
 use agena_protocol::request_code::RequestCode;
 use agena_protocol::response_code::ResponseCode;
 use agena_protocol::topic;
@@ -87,10 +88,16 @@ pub(crate) const RESUME: SubCommand = SubCommand {
     name: "transactions resume",
     about: "Have a parked transaction asked about again.",
     options: &[ID, BROKER, CLUSTER],
-    examples: &[example(
-        "-i 7F000001000065370000000000000001",
-        "its checks begin anew",
-    )],
+    examples: &[
+        example(
+            "-i 7F000001000065370000000000000001",
+            "its checks begin anew",
+        ),
+        example(
+            "-b 127.0.0.1:10911 -i 7F00000100002A9F0000000000000FA0",
+            "by the parked message's offset id: an original broker does it as well",
+        ),
+    ],
     json: r#"{"brokerAddr","transactionId","offsetMsgId","state":"resumed"}"#,
     run: resume,
 };
@@ -251,25 +258,50 @@ fn list(call: &mut Call) -> Result<(), Failure> {
         }
     };
     call.out.note(Heads.to_string().trim_end())?;
+    // What one broker cannot say does not hide the others' answers, and is still a failure.
+    let mut failed = None;
     for address in brokers(call)? {
-        let mut from = Some(0);
-        while let Some(at) = from {
-            let header = ListTransactionsRequest {
-                state: Some(if call.options.is_set("parked") {
-                    "parked"
-                } else {
-                    "pending"
-                }),
-                producer_group: call.options.get("group"),
-                older_than_ms,
-                from: Some(at),
-                ..ListTransactionsRequest::default()
-            };
-            let part = part(call, &address, &header)?;
-            from = part.next_from;
-            for info in part.transactions {
-                call.out.show(&Found::of(&address, info))?;
-            }
+        if let Err(failure) = list_of(call, &address, older_than_ms) {
+            failed = Some(later(failed, failure)?);
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// The failure to end with: the last one; those before it are said at once.
+fn later(before: Option<Failure>, failure: Failure) -> Result<Failure, Failure> {
+    if let Failure::Output(_) = failure {
+        return Err(failure);
+    }
+    if let Some(before) = before {
+        say(&before)?;
+    }
+    Ok(failure)
+}
+
+/// On standard error, since standard output may be read by a program.
+fn say(failure: &Failure) -> Result<(), Failure> {
+    Ok(writeln!(std::io::stderr(), "{failure}")?)
+}
+
+fn list_of(call: &mut Call, address: &str, older_than_ms: Option<i64>) -> Result<(), Failure> {
+    let mut from = Some(0);
+    while let Some(at) = from {
+        let header = ListTransactionsRequest {
+            state: Some(if call.options.is_set("parked") {
+                "parked"
+            } else {
+                "pending"
+            }),
+            producer_group: call.options.get("group"),
+            older_than_ms,
+            from: Some(at),
+            ..ListTransactionsRequest::default()
+        };
+        let part = part(call, address, &header)?;
+        from = part.next_from;
+        for info in part.transactions {
+            call.out.show(&Found::of(address, info))?;
         }
     }
     Ok(())
@@ -284,26 +316,65 @@ impl Display for Heads {
     }
 }
 
-/// Looks for a transaction in these states on all brokers that are asked.
+/// Looks for a transaction in these states on all brokers that are asked. A send that was tried again may have left a half on
+/// two of them: then nothing is guessed.
 fn find(call: &Call, id: &str, states: &[&str]) -> Result<Found, Failure> {
     let addresses = brokers(call)?;
+    let mut found = Vec::new();
+    let mut failed = None;
     for address in &addresses {
-        for state in states {
-            let header = ListTransactionsRequest {
-                state: Some(state),
-                id: Some(id),
-                ..ListTransactionsRequest::default()
-            };
-            if let Some(info) = part(call, address, &header)?.transactions.pop() {
-                return Ok(Found::of(address, info));
-            }
+        match find_on(call, address, id, states) {
+            Ok(one) => found.extend(one),
+            Err(failure) => failed = Some(later(failed, failure)?),
         }
     }
-    Err(Failure::Absent(format!(
-        "no transaction {id} is {} on {}",
-        states.join(" or "),
-        addresses.join(", ")
-    )))
+    match (found.pop(), failed) {
+        (Some(one), failed) if found.is_empty() => {
+            if let Some(failure) = failed {
+                say(&failure)?;
+            }
+            Ok(one)
+        }
+        (Some(one), _) => {
+            found.push(one);
+            let places = found.iter().map(|one| {
+                let info = &one.info;
+                format!(
+                    "{} ({}, on {})",
+                    info.offset_msg_id, info.state, one.broker_addr
+                )
+            });
+            let places = places.collect::<Vec<_>>().join(", ");
+            Err(Failure::Input(format!(
+                "{id} names more than one: give one of {places} as the id"
+            )))
+        }
+        (None, Some(failure)) => Err(failure),
+        (None, None) => Err(Failure::Absent(format!(
+            "no transaction {id} is {} on {}",
+            states.join(" or "),
+            addresses.join(", ")
+        ))),
+    }
+}
+
+fn find_on(
+    call: &Call,
+    address: &str,
+    id: &str,
+    states: &[&str],
+) -> Result<Option<Found>, Failure> {
+    for state in states {
+        let header = ListTransactionsRequest {
+            state: Some(state),
+            id: Some(id),
+            ..ListTransactionsRequest::default()
+        };
+        if let Some(info) = part(call, address, &header)?.transactions.pop() {
+            return Ok(Some(Found::of(address, info)));
+        }
+    }
+    Ok(None)
 }
 
 fn show(call: &mut Call) -> Result<(), Failure> {
@@ -365,22 +436,35 @@ impl Done {
 
 impl Display for Done {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "transaction {} is {}", self.transaction_id, self.state)
+        let id = match &*self.transaction_id {
+            "" => &self.offset_msg_id,
+            id => id,
+        };
+        writeln!(f, "transaction {id} is {}", self.state)
     }
 }
 
 fn resume(call: &mut Call) -> Result<(), Failure> {
     let id = call.options.required("id")?.to_owned();
-    let found = find(call, &id, &["parked"])?;
+    let done = match (call.options.get("brokerAddr"), OffsetId::parse(&id)) {
+        // All is known that the request needs, and the original answers it too.
+        (Some(broker), Some(_)) => Done {
+            broker_addr: broker.to_owned(),
+            transaction_id: String::new(),
+            offset_msg_id: id,
+            state: "resumed",
+        },
+        _ => Done::of(&find(call, &id, &["parked"])?, "resumed"),
+    };
     let request = Command::request(RequestCode::ResumeCheckHalfMessage).with_header(
         &ResumeCheckHalfMessageRequest {
             topic: Some(topic::TRANS_CHECK_MAX_TIME),
-            msg_id: &found.info.offset_msg_id,
+            msg_id: &done.offset_msg_id,
         },
     );
     call.remote
-        .ask("resuming the transaction", &found.broker_addr, request)?;
-    call.out.show(&Done::of(&found, "resumed"))
+        .ask("resuming the transaction", &done.broker_addr, request)?;
+    call.out.show(&done)
 }
 
 fn resolve(call: &mut Call) -> Result<(), Failure> {

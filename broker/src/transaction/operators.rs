@@ -214,10 +214,16 @@ fn records_of(broker: &Broker, topic: &str, id: &str) -> Vec<bytes::Bytes> {
     if !by_key.is_empty() {
         return by_key;
     }
-    let by_place = OffsetId::parse(id).and_then(|id| broker.store.record_at(id.offset));
-    let is_here =
-        |bytes: &bytes::Bytes| RecordView::parse(bytes).is_ok_and(|record| record.topic() == topic);
-    by_place.filter(is_here).into_iter().collect()
+    let Some(id) = OffsetId::parse(id) else {
+        return Vec::new();
+    };
+    // Another broker may have something else at the same place.
+    let is_it = |bytes: &bytes::Bytes| {
+        RecordView::parse(bytes)
+            .is_ok_and(|record| record.topic() == topic && record.store_host() == id.store_host)
+    };
+    let by_place = broker.store.record_at(id.offset);
+    by_place.filter(is_it).into_iter().collect()
 }
 
 fn find_pending(broker: &Broker, id: &str) -> Option<(QueueOffset, Half)> {

@@ -27,7 +27,7 @@ use agena_remoting::client::{Client, ClientConfig, RequestHandler};
 use agena_remoting::connection::Connection;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) const COMMIT: i32 = 8;
 pub(crate) const ROLLBACK: i32 = 12;
@@ -228,18 +228,19 @@ impl HalfBroker {
 
     /// A producer of the group connects.
     pub(crate) async fn connect_producer(&self) {
-        let body = HeartbeatData {
-            client_id: "127.0.0.1@test".to_owned(),
-            producer_data_set: vec![ProducerData {
-                group_name: "PG".to_owned(),
-            }],
-            ..HeartbeatData::default()
-        };
-        let body = fastjson::to_vec(&body, KeyStyle::Bare);
-        let answer = self
-            .call(Command::request(RequestCode::HeartBeat).with_body(body))
-            .await;
-        assert_eq!(answer.code, 0);
+        assert_eq!(self.call(heartbeat()).await.code, 0);
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(crate) async fn wait_for(&self, what: &str, holds: impl AsyncFn() -> bool) {
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        while !holds().await {
+            assert!(tokio::time::Instant::now() < deadline, "no {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Questions that have come.
@@ -333,6 +334,19 @@ impl HalfBroker {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+/// A producer of the group says that it is there.
+pub(crate) fn heartbeat() -> Command {
+    let body = HeartbeatData {
+        client_id: "127.0.0.1@test".to_owned(),
+        producer_data_set: vec![ProducerData {
+            group_name: "PG".to_owned(),
+        }],
+        ..HeartbeatData::default()
+    };
+    let body = fastjson::to_vec(&body, KeyStyle::Bare);
+    Command::request(RequestCode::HeartBeat).with_body(body)
 }
 
 pub(crate) fn place_of(answer: &Command) -> Place {

@@ -2,6 +2,7 @@
 //! its event happens, and what was appended and what state follows is compared with what the row says.
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod checks;
 mod crashes;
 mod half_broker;
 mod states;
