@@ -12,7 +12,7 @@ use agena_protocol::record::RecordView;
 use agena_protocol::topic;
 use agena_store::{NewMessage, Store, StoreConfig};
 
-use crate::half_broker::{COMMIT, HalfBroker, Place, ROLLBACK, eager, quiet};
+use crate::half_broker::{COMMIT, HalfBroker, Place, ROLLBACK, eager, place_of, quiet};
 use crate::rows;
 
 /// Opens the store of a stopped broker, appends what the crash left, and lets it go without closing it.
@@ -280,16 +280,27 @@ async fn a_half_at_the_very_beginning_of_the_log_is_not_taken_for_committed() {
     let (_directory, broker) = left_by_the_original(|store, place| {
         assert_eq!(place.physical, 0);
         append_copy(store, place, "T", 0, 0, &[("UNIQ_KEY", "another")]);
-        append_copy(
-            store,
-            place,
-            topic::TIMER_WHEEL,
-            0,
-            0,
-            &[("UNIQ_KEY", "another")],
-        );
+        for topic in [topic::TIMER_WHEEL, topic::TRANS_CHECK_MAX_TIME] {
+            append_copy(store, place, topic, 0, 0, &[("UNIQ_KEY", "another")]);
+        }
     })
     .await;
+    assert_eq!(broker.list("pending").await.len(), 1);
+    broker.stop().await;
+}
+
+/// The same where neither has an id.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_without_id_at_the_beginning_of_the_log_is_not_taken_for_committed() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = quiet(directory.path());
+    let broker = HalfBroker::start(config.clone()).await;
+    let answer = broker.try_prepare_with(&[("UNIQ_KEY", "")], b"body").await;
+    assert_eq!(place_of(&answer).physical, 0);
+    broker.send_to("T", b"body").await;
+    broker.stop().await;
+    crash(&config, |_| {});
+    let broker = HalfBroker::start(config).await;
     assert_eq!(broker.list("pending").await.len(), 1);
     broker.stop().await;
 }
@@ -305,6 +316,20 @@ async fn two_halves_with_one_id_are_two_transactions() {
     let pending = broker.list("pending").await;
     let offsets: Vec<_> = pending.iter().map(|one| one.queue_offset).collect();
     assert_eq!(offsets, [1]);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commit_of_one_is_not_that_of_another_with_its_id() {
+    let (_directory, broker) = left_by_the_original(|store, place| {
+        let other = append_copy(store, place, topic::TRANS_HALF, 0, 0, &[]);
+        append_copy(store, place, "T", COMMIT, other.physical, &[]);
+        append_op(store, "1,");
+    })
+    .await;
+    let pending = broker.list("pending").await;
+    let offsets: Vec<_> = pending.iter().map(|one| one.queue_offset).collect();
+    assert_eq!(offsets, [0]);
     broker.stop().await;
 }
 
