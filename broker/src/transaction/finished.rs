@@ -4,7 +4,7 @@
 //! original writes op records up to seconds later, also at an orderly stop, so a store taken over from it may have more of
 //! these; and it appends a half again each time it asks for it, or puts it off, so one transaction may be pending twice. A
 //! half is finished if
-//! - its commit or its parked copy stands at the end of the queue it belongs in,
+//! - its commit, or that of a copy of it, or its parked copy stands at the end of the queue it belongs in,
 //! - the original appended it again, and the copy is pending, or
 //! - it is a copy (`TRAN_PREPARED_QUEUE_OFFSET`) of a half that an op record names.
 //!
@@ -37,7 +37,16 @@ type Name = (String, u32);
 #[derive(Default)]
 struct Waiting {
     by_place: HashMap<PhysicalOffset, (QueueOffset, Option<Name>)>,
-    by_name: HashMap<Name, Vec<(QueueOffset, PhysicalOffset)>>,
+    by_name: HashMap<Name, Vec<Named>>,
+    /// When the first of the halves was sent that are copies now: their ends may stand in front of them.
+    copied_since_ms: Option<i64>,
+}
+
+#[derive(Clone, Copy)]
+struct Named {
+    at: QueueOffset,
+    place: PhysicalOffset,
+    is_copy: bool,
 }
 
 /// Pending halves that are finished, each with its place in the log, in the order of the half queue.
@@ -72,15 +81,20 @@ pub(super) fn finished_without_op(
             let waiting = ends.entry(queue).or_default();
             if let Some(name) = &name {
                 let halves = waiting.by_name.entry(name.clone()).or_default();
-                halves.push((at, place));
+                let is_copy = is_copy(properties);
+                halves.push(Named { at, place, is_copy });
+                if is_copy {
+                    let sent_ms = half.born_timestamp();
+                    let since = waiting.copied_since_ms.get_or_insert(sent_ms);
+                    *since = sent_ms.min(*since);
+                }
             }
             waiting.by_place.insert(place, (at, name.clone()));
         }
     });
     drop(by_group);
     for ((topic, queue), waiting) in ends {
-        let oldest = waiting.by_place.keys().min().copied();
-        let tail = tail_of(store, &topic, queue, oldest.unwrap_or_default());
+        let tail = waiting.tail_of(store, &topic, queue);
         each_record(store, &topic, queue, tail, |record| {
             found.extend(waiting.ended_by(store, record));
         });
@@ -107,25 +121,44 @@ impl Waiting {
         {
             return vec![(*at, place)];
         }
-        // Through a copy of the half that the original appended; its parked copies do not say of what.
-        let through_copy = |place| {
-            let half = store.record_at(place);
-            half.is_some_and(|half| {
-                RecordView::parse(&half).is_ok_and(|half| {
-                    half.topic() == topic::TRANS_HALF && is_copy(half.properties())
-                })
-            })
+        let Some(halves) = name.and_then(|name| self.by_name.get(&name)) else {
+            return Vec::new();
         };
-        let is_original = match place {
-            Some(place) if !is_parked => through_copy(place),
-            _ => record.prepared_transaction_offset() == 0,
+        // One that the original parked does not say of which half; if it is pending again, it stands behind it.
+        let end = record.physical_offset();
+        let is_of = |half: &&Named| match place {
+            Some(place) if !is_parked => half.is_copy || is_copy_at(store, place),
+            place => place.is_none_or(|place| place.number() == 0) && half.place < end,
         };
-        let halves = name.and_then(|name| self.by_name.get(&name));
-        // What was parked and is pending again stands behind its parked copy.
-        let before = |half: &&(QueueOffset, PhysicalOffset)| half.1 < record.physical_offset();
-        let halves = halves.into_iter().flatten().filter(|_| is_original);
-        halves.filter(before).copied().collect()
+        let ended = halves.iter().filter(is_of);
+        ended.map(|half| (half.at, half.place)).collect()
     }
+
+    /// From where a queue is looked at.
+    fn tail_of(&self, store: &Store, topic: &str, queue: QueueId) -> QueueOffset {
+        let max = store.max_offset(topic, queue).number();
+        let back = |messages: u64| QueueOffset::new(max.saturating_sub(messages));
+        let last_ms = store.store_time_at(topic, queue, back(1)).unwrap_or(0);
+        let since = |time_ms| store.offset_by_time(topic, queue, time_ms, Boundary::Lower);
+        let young = since(last_ms.saturating_sub(OP_LAG_MS)).min(back(TAIL_MESSAGES.0));
+        // An end stands behind its half, unless it is that of a half which was copied later.
+        let oldest = self.by_place.keys().min().copied().unwrap_or_default();
+        let behind = store.offset_at(topic, queue, oldest.number());
+        let tail = match self.copied_since_ms {
+            Some(sent_ms) => since(sent_ms).min(young),
+            None => young.max(behind),
+        };
+        tail.max(back(TAIL_MESSAGES.1))
+            .max(store.min_offset(topic, queue))
+    }
+}
+
+fn is_copy_at(store: &Store, place: PhysicalOffset) -> bool {
+    let half = store.record_at(place);
+    half.is_some_and(|half| {
+        RecordView::parse(&half)
+            .is_ok_and(|half| half.topic() == topic::TRANS_HALF && is_copy(half.properties()))
+    })
 }
 
 /// Whether the original appended this half again.
@@ -161,19 +194,6 @@ fn each_half(store: &Store, pending: &Halves, mut each: impl FnMut(QueueOffset, 
             }
         }
     }
-}
-
-/// From where a queue is looked at for ends of halves of which the oldest stands at `oldest`.
-fn tail_of(store: &Store, topic: &str, queue: QueueId, oldest: PhysicalOffset) -> QueueOffset {
-    let max = store.max_offset(topic, queue).number();
-    let back = |messages: u64| QueueOffset::new(max.saturating_sub(messages));
-    let last_ms = store.store_time_at(topic, queue, back(1)).unwrap_or(0);
-    let since = last_ms.saturating_sub(OP_LAG_MS);
-    let young = store.offset_by_time(topic, queue, since, Boundary::Lower);
-    let tail = young.min(back(TAIL_MESSAGES.0)).max(back(TAIL_MESSAGES.1));
-    // An end stands behind its half.
-    let behind = store.offset_at(topic, queue, oldest.number());
-    tail.max(behind).max(store.min_offset(topic, queue))
 }
 
 /// The queues in which the end of a half may stand.

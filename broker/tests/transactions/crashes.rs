@@ -240,6 +240,24 @@ async fn what_the_original_committed_through_the_copy_is_not_delivered_again() {
     broker.stop().await;
 }
 
+/// It asks about what is committed already, when the op record has not come in time, and leaves a copy for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_what_is_committed_is_not_delivered_again() {
+    let (_directory, broker) = left_by_the_original(|store, place| {
+        append_copy(store, place, "T", COMMIT, place.physical, &[]);
+        for number in 0..1_500 {
+            let other = [("UNIQ_KEY", &*number.to_string())];
+            append_copy(store, place, "T", 0, 0, &other);
+        }
+        let checked = [("TRANSACTION_CHECK_TIMES", "2")];
+        append_copy(store, place, topic::TRANS_HALF, 0, 0, &checked);
+        append_op(store, "0,");
+    })
+    .await;
+    assert_eq!(broker.list("pending").await.len(), 0);
+    broker.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_is_resolved_with_the_half_that_it_was_made_of() {
     let (_directory, broker) = left_by_the_original(|store, place| {
