@@ -12,7 +12,7 @@ use agena_protocol::record::RecordView;
 use agena_protocol::topic;
 use agena_store::{NewMessage, Store, StoreConfig};
 
-use crate::half_broker::{COMMIT, HalfBroker, Place, ROLLBACK, eager, place_of, quiet};
+use crate::half_broker::{COMMIT, HalfBroker, Place, ROLLBACK, eager, quiet};
 use crate::rows;
 
 /// Opens the store of a stopped broker, appends what the crash left, and lets it go without closing it.
@@ -85,13 +85,19 @@ fn append_copy(
 
 /// The op record that the original would write.
 fn append_op(store: &Store, halves: &str) {
-    let mut properties = Vec::new();
-    push_pair(&mut properties, "TAGS", "d");
+    append(store, topic::TRANS_OP_HALF, &[("TAGS", "d")], halves);
+}
+
+fn append(store: &Store, topic: &str, properties: &[(&str, &str)], body: &str) {
+    let mut encoded = Vec::new();
+    for (name, value) in properties {
+        push_pair(&mut encoded, name, value);
+    }
     let host = "127.0.0.1:10911".parse().unwrap();
     let mut batch = store.batch();
     batch
         .push(NewMessage {
-            topic: topic::TRANS_OP_HALF,
+            topic,
             queue_id: QueueId::new(0),
             flag: 0,
             sys_flag: 0,
@@ -100,8 +106,8 @@ fn append_op(store: &Store, halves: &str) {
             store_host: host,
             reconsume_times: 0,
             prepared_transaction_offset: 0,
-            body: halves.as_bytes(),
-            properties: &properties,
+            body: body.as_bytes(),
+            properties: &encoded,
             wait_for_flush: true,
         })
         .unwrap();
@@ -312,14 +318,15 @@ async fn a_half_at_the_very_beginning_of_the_log_is_not_taken_for_committed() {
 async fn a_half_without_id_at_the_beginning_of_the_log_is_not_taken_for_committed() {
     let directory = tempfile::tempdir().unwrap();
     let config = quiet(directory.path());
-    let broker = HalfBroker::start(config.clone()).await;
-    let answer = broker.try_prepare_with(&[("UNIQ_KEY", "")], b"body").await;
-    assert_eq!(place_of(&answer).physical, 0);
-    broker.send_to("T", b"body").await;
-    broker.stop().await;
-    crash(&config, |_| {});
+    crash(&config, |store| {
+        let half = [("PGROUP", "PG"), ("REAL_TOPIC", "T"), ("REAL_QID", "0")];
+        append(store, topic::TRANS_HALF, &half, "body");
+        append(store, "T", &[], "body");
+    });
     let broker = HalfBroker::start(config).await;
-    assert_eq!(broker.list("pending").await.len(), 1);
+    let places: Vec<_> = broker.list("pending").await;
+    let places: Vec<_> = places.iter().map(|one| one.queue_offset).collect();
+    assert_eq!(places, [0]);
     broker.stop().await;
 }
 

@@ -113,13 +113,13 @@ impl HalfBroker {
         self.try_prepare_with(&[], body).await
     }
 
-    /// The same with more properties; without those that are empty.
+    /// The same with more properties.
     pub(crate) async fn try_prepare_with(&self, more: &[(&str, &str)], body: &[u8]) -> Command {
         let pairs = [("TRAN_MSG", "true"), ("PGROUP", "PG"), ("UNIQ_KEY", ID)];
         let text: String = pairs
             .iter()
             .filter(|(name, _)| more.iter().all(|(other, _)| other != name))
-            .chain(more.iter().filter(|(_, value)| !value.is_empty()))
+            .chain(more)
             .map(|(name, value)| format!("{name}\u{1}{value}\u{2}"))
             .collect();
         self.send("T", &text, body).await
@@ -127,12 +127,7 @@ impl HalfBroker {
 
     /// Sends an ordinary message to another topic.
     pub(crate) async fn send_elsewhere(&self, body: &[u8]) -> Command {
-        self.send_to("Elsewhere", body).await
-    }
-
-    /// Sends an ordinary message.
-    pub(crate) async fn send_to(&self, topic: &str, body: &[u8]) -> Command {
-        self.send(topic, "", body).await
+        self.send("Elsewhere", "", body).await
     }
 
     /// The record at a place.
