@@ -76,9 +76,12 @@ impl ProducerMember for Shared {
             );
             return;
         };
+        let Some(asked) = transactions.admit(check) else {
+            return;
+        };
         let this = Arc::clone(&self);
         self.tasks
-            .spawn(async move { transactions.check(&this.sender, check).await });
+            .spawn(async move { transactions.answer(&this.sender, asked).await });
     }
 }
 
@@ -96,6 +99,7 @@ pub struct ProducerBuilder {
     trace: bool,
     policy: FaultPolicy,
     spool: Option<SpoolSettings>,
+    check_timeout: Duration,
 }
 
 impl ProducerBuilder {
@@ -111,6 +115,7 @@ impl ProducerBuilder {
             trace: false,
             policy: FaultPolicy::default(),
             spool: None,
+            check_timeout: Duration::from_secs(30),
         }
     }
 
@@ -195,6 +200,13 @@ impl ProducerBuilder {
         self
     }
 
+    /// Time for a [`TransactionListener::check`], after which its answer is "unknown". Default: 30 s, which is how often
+    /// brokers ask.
+    pub fn check_timeout(mut self, timeout: Duration) -> Self {
+        self.check_timeout = timeout;
+        self
+    }
+
     /// Starts the producer. Brokers are connected when they are first needed.
     ///
     /// # Errors
@@ -212,7 +224,7 @@ impl ProducerBuilder {
         self,
         listener: impl TransactionListener,
     ) -> Result<TransactionProducer, ClientError> {
-        let transactions = Transactions::of(listener);
+        let transactions = Transactions::of(listener, self.check_timeout);
         let producer = self.start_with(Some(transactions.clone())).await?;
         Ok(TransactionProducer::new(producer, transactions))
     }

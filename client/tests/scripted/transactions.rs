@@ -1,0 +1,222 @@
+//! Half messages, what becomes of them, and brokers that ask.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use agena_client::{
+    Message, Producer, ProducerBuilder, ReceivedMessage, Resolution, TransactionListener,
+};
+use agena_protocol::command::Command;
+use agena_protocol::headers::transaction::CheckTransactionStateRequest;
+use agena_protocol::offset::{PhysicalOffset, QueueOffset};
+use agena_protocol::properties::{self, PropertiesBuf};
+use agena_protocol::queue::QueueId;
+use agena_protocol::record::{RecordEncoder, RecordFields};
+use agena_protocol::request_code::RequestCode;
+use tokio::sync::Semaphore;
+
+use crate::servers::{Scripted, eventually};
+
+const END: RequestCode = RequestCode::EndTransaction;
+
+/// Commits what says "commit", rolls back what says "rollback"; what says "wait" is held until the gate lets it through.
+#[derive(Clone)]
+struct AsTold {
+    executed: Arc<AtomicUsize>,
+    checks: Arc<AtomicUsize>,
+    running: Arc<AtomicUsize>,
+    running_max: Arc<AtomicUsize>,
+    gate: Arc<Semaphore>,
+}
+
+impl Default for AsTold {
+    fn default() -> Self {
+        Self {
+            executed: Arc::default(),
+            checks: Arc::default(),
+            running: Arc::default(),
+            running_max: Arc::default(),
+            gate: Arc::new(Semaphore::new(0)),
+        }
+    }
+}
+
+impl AsTold {
+    fn open_gate(&self) {
+        self.gate.add_permits(100_000);
+    }
+}
+
+fn told(body: &[u8]) -> Resolution {
+    match body {
+        [b'r', ..] => Resolution::Rollback,
+        [b'u', ..] => Resolution::Unknown,
+        _ => Resolution::Commit,
+    }
+}
+
+impl TransactionListener for AsTold {
+    async fn execute(&self, message: &Message, _: &str) -> Resolution {
+        self.executed.fetch_add(1, Ordering::SeqCst);
+        told(message.body())
+    }
+
+    async fn check(&self, message: &ReceivedMessage) -> Resolution {
+        self.checks.fetch_add(1, Ordering::SeqCst);
+        let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.running_max.fetch_max(running, Ordering::SeqCst);
+        if message.body.starts_with(b"wait") {
+            self.gate.acquire().await.unwrap().forget();
+        }
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        told(&message.body)
+    }
+}
+
+fn builder(names: &Scripted) -> ProducerBuilder {
+    Producer::builder("g")
+        .name_servers(&names.address)
+        .topics(["T"])
+}
+
+async fn is_known(broker: &Scripted) {
+    eventually("the broker knows the producer", || {
+        !broker.asked(RequestCode::HeartBeat).is_empty()
+    })
+    .await;
+}
+
+/// The question for a half message that now is number `place` of its queue.
+fn question(id: &str, place: u64, body: &[u8], sys_flag: i32) -> Command {
+    let host = SocketAddr::from(([127, 0, 0, 1], 10911));
+    let mut properties = PropertiesBuf::new();
+    properties.set(properties::PGROUP, "g");
+    properties.set(properties::UNIQ_KEY, id);
+    let fields = RecordFields {
+        topic: "T",
+        queue_id: QueueId::new(0),
+        flag: 0,
+        sys_flag,
+        born_timestamp: 1,
+        born_host: host,
+        store_host: host,
+        reconsume_times: 0,
+        prepared_transaction_offset: 0,
+        body,
+        properties: &properties.encode(),
+    };
+    let mut encoder = RecordEncoder::new(fields, false).unwrap();
+    let mut record = vec![0; encoder.total_bytes()];
+    let physical = PhysicalOffset::new(place * 1000);
+    encoder.write(&mut record, QueueOffset::new(place), physical, 2);
+    Command::request(RequestCode::CheckTransactionState)
+        .with_header(&CheckTransactionStateRequest {
+            topic: Some("T"),
+            tran_state_table_offset: i64::try_from(place).unwrap(),
+            commit_log_offset: physical.wire(),
+            msg_id: Some(id),
+            transaction_id: Some(id),
+            offset_msg_id: None,
+            bname: Some("a"),
+        })
+        .with_body(record)
+        .one_way()
+}
+
+fn field<'c>(end: &'c Command, name: &str) -> &'c str {
+    end.ext.get(name).unwrap_or_default()
+}
+
+/// How often each transaction was answered, and how.
+fn answers(broker: &Scripted) -> BTreeMap<String, Vec<String>> {
+    let mut answers: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for end in broker.asked(END) {
+        assert_eq!(field(&end, "producerGroup"), "g");
+        let of_transaction = answers.entry(field(&end, "msgId").to_owned()).or_default();
+        of_transaction.push(field(&end, "commitOrRollback").to_owned());
+    }
+    answers
+}
+
+const COMMIT: &str = "8";
+const UNKNOWN: &str = "0";
+
+#[tokio::test]
+async fn checks_that_come_at_once_are_all_answered_some_after_others() {
+    let broker = Scripted::usual().await;
+    let names = Scripted::name_server("T", &[("a", &broker.address)], 1).await;
+    let listener = AsTold::default();
+    let producer = builder(&names)
+        .start_transactional(listener.clone())
+        .await
+        .unwrap();
+    is_known(&broker).await;
+    for number in 0..1_000 {
+        broker.tell(&question(&format!("id-{number}"), number, b"wait", 0));
+    }
+    eventually("as many run as may", || {
+        listener.running.load(Ordering::SeqCst) == 64
+    })
+    .await;
+    listener.open_gate();
+    eventually("all are answered", || answers(&broker).len() == 1_000).await;
+    assert!(answers(&broker).values().all(|it| *it == [COMMIT]));
+    assert_eq!(listener.running_max.load(Ordering::SeqCst), 64);
+    producer.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_transaction_is_checked_once_at_a_time_and_answered_at_its_latest_place() {
+    let broker = Scripted::usual().await;
+    let names = Scripted::name_server("T", &[("a", &broker.address)], 1).await;
+    let listener = AsTold::default();
+    let producer = builder(&names)
+        .start_transactional(listener.clone())
+        .await
+        .unwrap();
+    is_known(&broker).await;
+    for place in 0..100 {
+        broker.tell(&question("slow", place, b"wait", 0));
+    }
+    // Read behind them over the same connection.
+    broker.tell(&question("quick", 100, b"commit", 0));
+    eventually("another is answered", || {
+        answers(&broker).contains_key("quick")
+    })
+    .await;
+    assert_eq!(listener.checks.load(Ordering::SeqCst), 2);
+    listener.open_gate();
+    eventually("the slow one too", || answers(&broker).len() == 2).await;
+    let ends = broker.asked(END);
+    let slow = ends.iter().find(|end| field(end, "msgId") == "slow");
+    assert_eq!(field(slow.unwrap(), "tranStateTableOffset"), "99");
+    assert_eq!(field(slow.unwrap(), "commitLogOffset"), "99000");
+    broker.tell(&question("slow", 101, b"wait", 0));
+    eventually("it may be asked for again", || broker.asked(END).len() == 3).await;
+    producer.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_check_that_hangs_counts_as_unknown_and_makes_room() {
+    let broker = Scripted::usual().await;
+    let names = Scripted::name_server("T", &[("a", &broker.address)], 1).await;
+    let listener = AsTold::default();
+    let producer = builder(&names)
+        .check_timeout(Duration::from_millis(50))
+        .start_transactional(listener.clone())
+        .await
+        .unwrap();
+    is_known(&broker).await;
+    for number in 0..64 {
+        broker.tell(&question(&format!("id-{number}"), number, b"wait", 0));
+    }
+    broker.tell(&question("quick", 64, b"commit", 0));
+    eventually("all are answered", || answers(&broker).len() == 65).await;
+    let mut answers = answers(&broker);
+    assert_eq!(answers.remove("quick").unwrap(), [COMMIT]);
+    assert!(answers.values().all(|it| *it == [UNKNOWN]));
+    producer.shutdown().await;
+}
