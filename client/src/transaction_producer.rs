@@ -183,7 +183,7 @@ impl Transactions {
             Some(check) => check.message.clone(),
             None => return,
         };
-        let decided = catch_panic(self.listener.check(&message));
+        let decided = catch_panic(|| self.listener.check(&message));
         let resolution = match tokio::time::timeout(self.check_timeout, decided).await {
             Ok(decided) => decided.unwrap_or(Resolution::Unknown),
             Err(_) => {
@@ -310,7 +310,8 @@ impl TransactionProducer {
         drop(prepared);
         let transaction_id = half.transaction_id.as_deref().unwrap_or(&half.msg_id);
         let resolution = if half.status == SendStatus::Ok {
-            catch_panic(self.transactions.listener.execute(&message, transaction_id))
+            let listener = &self.transactions.listener;
+            catch_panic(|| listener.execute(&message, transaction_id))
                 .await
                 .unwrap_or(Resolution::Unknown)
         } else {

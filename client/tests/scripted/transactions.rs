@@ -76,6 +76,27 @@ impl TransactionListener for AsTold {
     }
 }
 
+/// Panics when it is called, before there is a future.
+struct Panics;
+
+impl TransactionListener for Panics {
+    fn execute(&self, _: &Message, _: &str) -> impl Future<Output = Resolution> + Send {
+        assert!(!self.is_called(), "the listener's own fault");
+        std::future::ready(Resolution::Commit)
+    }
+
+    fn check(&self, _: &ReceivedMessage) -> impl Future<Output = Resolution> + Send {
+        assert!(!self.is_called(), "the listener's own fault");
+        std::future::ready(Resolution::Commit)
+    }
+}
+
+impl Panics {
+    fn is_called(&self) -> bool {
+        true
+    }
+}
+
 fn builder(names: &Scripted) -> ProducerBuilder {
     Producer::builder("g")
         .name_servers(&names.address)
@@ -218,5 +239,22 @@ async fn a_check_that_hangs_counts_as_unknown_and_makes_room() {
     let mut answers = answers(&broker);
     assert_eq!(answers.remove("quick").unwrap(), [COMMIT]);
     assert!(answers.values().all(|it| *it == [UNKNOWN]));
+    producer.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_listener_that_panics_when_called_does_not_know() {
+    let broker = Scripted::usual().await;
+    let names = Scripted::name_server("T", &[("a", &broker.address)], 1).await;
+    let producer = builder(&names).start_transactional(Panics).await.unwrap();
+    let sent = producer.send(Message::new("T", "x")).await.unwrap();
+    assert_eq!(sent.resolution, Resolution::Unknown);
+    is_known(&broker).await;
+    broker.tell(&question("asked", 0, b"x", 0));
+    eventually("the check is answered", || {
+        answers(&broker).contains_key("asked")
+    })
+    .await;
+    assert_eq!(answers(&broker)["asked"], [UNKNOWN]);
     producer.shutdown().await;
 }
