@@ -80,40 +80,47 @@ impl SqliteOutbox {
         )
     }
 
-    fn read(&self, count: usize) -> rusqlite::Result<Vec<OutboxMessage>> {
+    fn read(&self, count: usize, without: &[String]) -> rusqlite::Result<Vec<OutboxMessage>> {
         let database = self.database.lock();
         let producer: Option<String> = database
             .query_row("SELECT id FROM agena_outbox_producer", [], |row| row.get(0))
             .optional()?;
         let mut rows = database.prepare(
             "SELECT number, topic, flag, properties, body FROM agena_outbox
-             WHERE refused IS NULL ORDER BY number LIMIT ?1",
+             WHERE refused IS NULL AND topic NOT IN (SELECT value FROM json_each(?2))
+             ORDER BY number LIMIT ?1",
         )?;
         let count = i64::try_from(count).unwrap_or(i64::MAX);
-        let messages =
-            rows.query_map(params![count], |row| read_message(row, producer.as_deref()))?;
+        let without = serde_json::Value::from(without).to_string();
+        let messages = rows.query_map(params![count, without], |row| {
+            read_message(row, producer.as_deref())
+        })?;
         messages.collect()
     }
 }
 
 fn read_message(row: &Row<'_>, producer: Option<&str>) -> rusqlite::Result<OutboxMessage> {
     let number: i64 = row.get(0)?;
+    let topic: String = row.get(1)?;
     let mut properties = PropertiesBuf::parse(&row.get::<_, Vec<u8>>(3)?);
-    if let Some(producer) = producer
-        && properties.get(properties::SEQUENCE).is_none()
-    {
-        properties.set(properties::PRODUCER_ID, producer);
-        properties.set(properties::SEQUENCE, number.to_string());
-        // The id has to be the same at every attempt too: consumers go by it.
+    if let Some(producer) = producer {
+        // The id has to be the same at every attempt: consumers go by it, and the queue follows from it.
         if properties.get(properties::UNIQ_KEY).is_none() {
             properties.set(properties::UNIQ_KEY, format!("{producer}-{number}"));
             properties.set(properties::WAIT, "true");
+        }
+        if properties.get(properties::SEQUENCE).is_none() {
+            // Numbers of each topic under an id of their own: a broker remembers the last ones of an id, and a topic that
+            // is held back must not fall behind what it remembers because others go on.
+            let of_topic = format!("{producer}-{:08x}", crc32fast::hash(topic.as_bytes()));
+            properties.set(properties::PRODUCER_ID, of_topic);
+            properties.set(properties::SEQUENCE, number.to_string());
         }
     }
     Ok(OutboxMessage {
         number,
         message: Message {
-            topic: row.get(1)?,
+            topic,
             flag: row.get(2)?,
             body: row.get::<_, Vec<u8>>(4)?.into(),
             properties,
@@ -122,8 +129,8 @@ fn read_message(row: &Row<'_>, producer: Option<&str>) -> rusqlite::Result<Outbo
 }
 
 impl OutboxStore for SqliteOutbox {
-    fn waiting(&self, count: usize) -> Result<Vec<OutboxMessage>, String> {
-        self.read(count).map_err(|error| error.to_string())
+    fn waiting(&self, count: usize, without: &[String]) -> Result<Vec<OutboxMessage>, String> {
+        self.read(count, without).map_err(|error| error.to_string())
     }
 
     fn sent(&self, number: i64) -> Result<(), String> {
@@ -168,7 +175,7 @@ mod tests {
         record("a", true);
         record("rolled back", false);
         record("b", true);
-        let waiting = outbox.waiting(9).unwrap();
+        let waiting = outbox.waiting(9, &[]).unwrap();
         let bodies: Vec<_> = waiting
             .iter()
             .map(|entry| entry.message.body().clone())
@@ -181,14 +188,14 @@ mod tests {
         assert!(sequence(&waiting[0]) < sequence(&waiting[1]));
         drop(outbox);
         let outbox = SqliteOutbox::open(&path).unwrap();
-        assert_eq!(outbox.waiting(9).unwrap(), waiting);
-        assert_eq!(outbox.waiting(1).unwrap(), waiting[..1]);
+        assert_eq!(outbox.waiting(9, &[]).unwrap(), waiting);
+        assert_eq!(outbox.waiting(1, &[]).unwrap(), waiting[..1]);
         outbox.sent(waiting[0].number).unwrap();
         outbox.refused(waiting[1].number, "too large").unwrap();
-        assert_eq!(outbox.waiting(9).unwrap(), []);
+        assert_eq!(outbox.waiting(9, &[]).unwrap(), []);
         assert_eq!(outbox.counts().unwrap(), (0, 1));
         record("c", true);
-        let next = outbox.waiting(9).unwrap();
+        let next = outbox.waiting(9, &[]).unwrap();
         assert!(next[0].number > waiting[1].number);
     }
 }
