@@ -45,6 +45,21 @@ pub trait OutboxStore: Send + Sync + 'static {
     /// # Errors
     /// As [`OutboxStore::sent`].
     fn refused(&self, number: i64, reason: &str) -> Result<(), String>;
+
+    /// How many messages there are.
+    ///
+    /// # Errors
+    /// Any text.
+    fn status(&self) -> Result<OutboxStatus, String>;
+}
+
+/// What an outbox holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutboxStatus {
+    /// Messages that wait to be sent. One that stays high is a topic or broker that cannot be sent to.
+    pub waiting: u64,
+    /// Messages that no broker will take.
+    pub refused: u64,
 }
 
 /// A recorded message.
@@ -124,6 +139,14 @@ impl Outbox {
     /// A transaction with messages has committed. Without this they are found within a second.
     pub fn wake(&self) {
         self.relay.recorded.notify_one();
+    }
+
+    /// How many messages wait, and how many were set aside.
+    ///
+    /// # Errors
+    /// [`ClientError::Outbox`].
+    pub async fn status(&self) -> Result<OutboxStatus, ClientError> {
+        self.relay.with_store(|store| store.status()).await
     }
 
     /// Ends after the send that is under way.

@@ -127,7 +127,7 @@ impl Pair {
 }
 
 /// Room for a million messages in each millisecond since the start, before a restart could give a number again.
-const MILLISECOND_BITS: u32 = 20;
+pub(crate) const MILLISECOND_BITS: u32 = 20;
 
 impl Numbering {
     pub(crate) fn new(id: ProducerId, now_ms: i64) -> Self {
