@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -62,10 +63,22 @@ pub(crate) struct Shared {
     interceptors: Vec<Arc<dyn SendInterceptor>>,
     tracer: Option<Tracer>,
     transactions: Option<Transactions>,
+    /// Those given at the start: their routes are looked up whether anything is sent or not.
+    topics: Vec<String>,
+    /// Set by `shutdown`, read by heartbeats, which name this producer no more.
+    is_leaving: AtomicBool,
     pub(crate) tasks: Tasks,
 }
 
 impl ProducerMember for Shared {
+    fn topics(&self) -> Vec<String> {
+        self.topics.clone()
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Relaxed)
+    }
+
     fn check_transaction(self: Arc<Self>, check: TransactionCheck) {
         let Some(transactions) = self.transactions.clone() else {
             // Only transaction producers send half messages: somebody else uses this group for them.
@@ -156,7 +169,9 @@ impl ProducerBuilder {
         self
     }
 
-    /// Looks the routes of these topics up at the start, so that the first message need not wait for it.
+    /// Looks the routes of these topics up at the start and from then on, so that the first message need not wait for it, and
+    /// that their brokers know this producer before it sends. Those that cannot be found yet are looked up again as
+    /// [`ClientConfig::route_poll_interval`] says.
     pub fn topics<T: Into<String>>(mut self, topics: impl IntoIterator<Item = T>) -> Self {
         self.topics = topics.into_iter().map(Into::into).collect();
         self
@@ -242,6 +257,7 @@ impl ProducerBuilder {
         };
         let tracer = self.trace.then(|| Tracer::new(&instance, &self.group));
         let shared = Arc::new(Shared {
+            topics: self.topics,
             sender: Arc::new(Sender::new(instance, &self.group, self.settings)),
             deliverer: Deliverer::new(self.policy, spool),
             in_flight: Arc::new(Semaphore::new(self.in_flight_max)),
@@ -249,11 +265,15 @@ impl ProducerBuilder {
             interceptors: self.interceptors,
             tracer,
             transactions,
+            is_leaving: AtomicBool::new(false),
             tasks: Tasks::new(),
         });
         let weak: Weak<Shared> = Arc::downgrade(&shared);
         shared.sender.instance().add_producer(&self.group, weak)?;
-        for topic in &self.topics {
+        // Brokers that the instance knows already would else hear of the group with the next regular heartbeat, and until
+        // then have nobody to ask about its transactions.
+        shared.sender.instance().heartbeat_soon();
+        for topic in &shared.topics {
             if let Err(error) = shared.sender.route(topic).await {
                 tracing::info!(topic, %error, "no route yet at the start of the producer");
             }
@@ -567,13 +587,18 @@ impl Producer {
 
     /// Waits for sends in the background, tells the brokers that this producer is gone, and closes its connections.
     pub async fn shutdown(self) {
+        let instance = Arc::clone(self.instance());
+        let group = self.shared.sender.group();
+        // First, so that brokers ask others about transactions from now on: a question that came to a producer which has
+        // stopped would be counted and not answered. Those that come before are answered within the grace.
+        self.shared.is_leaving.store(true, Ordering::Relaxed);
+        instance.unregister_producer(group).await;
         let grace = self.shared.sender.settings().timeout + Duration::from_secs(1);
         self.shared.tasks.stop(grace).await;
         if let Some(tracer) = &self.shared.tracer {
             tracer.stop().await;
         }
-        let instance = Arc::clone(self.instance());
-        instance.remove_producer(self.shared.sender.group()).await;
+        instance.forget_producer(group);
         if self.owns_instance {
             instance.shutdown().await;
         }

@@ -2,23 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use agena_client::{
-    Message, Producer, ProducerBuilder, ReceivedMessage, Resolution, TransactionListener,
+    ClientConfig, Instance, Message, Producer, ProducerBuilder, ReceivedMessage, Resolution,
+    TransactionListener,
 };
+use agena_protocol::bodies::heartbeat::HeartbeatData;
 use agena_protocol::command::Command;
+use agena_protocol::fastjson::{self, KeyStyle};
 use agena_protocol::headers::transaction::CheckTransactionStateRequest;
 use agena_protocol::offset::{PhysicalOffset, QueueOffset};
 use agena_protocol::properties::{self, PropertiesBuf};
 use agena_protocol::queue::QueueId;
 use agena_protocol::record::{RecordEncoder, RecordFields};
 use agena_protocol::request_code::RequestCode;
+use agena_protocol::response_code::ResponseCode;
 use tokio::sync::Semaphore;
 
-use crate::servers::{Scripted, eventually};
+use crate::servers::{Scripted, Told, eventually, refusal};
 
 const END: RequestCode = RequestCode::EndTransaction;
 
@@ -256,5 +260,140 @@ async fn a_listener_that_panics_when_called_does_not_know() {
     })
     .await;
     assert_eq!(answers(&broker)["asked"], [UNKNOWN]);
+    producer.shutdown().await;
+}
+
+/// Brokers ask until they hear that a producer goes, and count each question.
+#[tokio::test]
+async fn a_producer_that_goes_says_so_first_and_answers_what_comes_meanwhile() {
+    let broker = Scripted::usual().await;
+    let names = Scripted::name_server("T", &[("a", &broker.address)], 1).await;
+    let listener = AsTold::default();
+    let instance = Instance::start(ClientConfig::new(&names.address)).unwrap();
+    let producer = builder(&names)
+        .instance(&instance)
+        .start_transactional(listener.clone())
+        .await
+        .unwrap();
+    is_known(&broker).await;
+    broker.tell(&question("slow", 0, b"wait", 0));
+    eventually("a check runs", || {
+        listener.running.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    let shutdown = tokio::spawn(producer.shutdown());
+    eventually("it says that it goes", || {
+        !broker.asked(RequestCode::UnregisterClient).is_empty()
+    })
+    .await;
+    assert!(!shutdown.is_finished(), "it waits for the check");
+    listener.open_gate();
+    shutdown.await.unwrap();
+    eventually("the check is answered", || {
+        answers(&broker).contains_key("slow")
+    })
+    .await;
+    assert_eq!(answers(&broker)["slow"], [COMMIT]);
+    // Its connection is open still, and its group free.
+    let next = builder(&names).instance(&instance).start().await.unwrap();
+    next.shutdown().await;
+    instance.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_check_that_crosses_the_farewell_is_answered() {
+    let asker: Arc<OnceLock<Arc<Scripted>>> = Arc::default();
+    let ask = Arc::clone(&asker);
+    // In front of its answer to the farewell.
+    let broker = Scripted::start(move |request| {
+        if request.code == RequestCode::UnregisterClient.number() {
+            ask.get().unwrap().tell(&question("late", 0, b"commit", 0));
+        }
+        Told::Usual
+    })
+    .await;
+    let broker = Arc::new(broker);
+    assert!(asker.set(Arc::clone(&broker)).is_ok());
+    let names = Scripted::name_server("T", &[("a", &broker.address)], 1).await;
+    let producer = builder(&names)
+        .start_transactional(AsTold::default())
+        .await
+        .unwrap();
+    is_known(&broker).await;
+    producer.shutdown().await;
+    eventually("the check is answered", || {
+        answers(&broker).contains_key("late")
+    })
+    .await;
+    assert_eq!(answers(&broker)["late"], [COMMIT]);
+}
+
+fn groups(heartbeat: &Command) -> Vec<String> {
+    let data: HeartbeatData = fastjson::from_slice(&heartbeat.body).unwrap();
+    let producers = data.producer_data_set.into_iter();
+    producers.map(|producer| producer.group_name).collect()
+}
+
+#[tokio::test]
+async fn a_producer_that_joins_an_instance_is_known_at_once() {
+    let broker = Scripted::usual().await;
+    let names = Scripted::name_server("T", &[("a", &broker.address)], 1).await;
+    let instance = Instance::start(ClientConfig::new(&names.address)).unwrap();
+    let on_instance = |group| {
+        let builder = Producer::builder(group).instance(&instance);
+        builder.topics(["T"])
+    };
+    let first = on_instance("first").start().await.unwrap();
+    is_known(&broker).await;
+    let second = on_instance("second").start().await.unwrap();
+    eventually("the broker knows both", || {
+        let heartbeats = broker.asked(RequestCode::HeartBeat);
+        let mut groups = heartbeats.iter().flat_map(groups);
+        groups.any(|group| group == "second")
+    })
+    .await;
+    second.shutdown().await;
+    first.shutdown().await;
+    instance.shutdown().await;
+}
+
+/// As when a whole site starts anew, the name servers last: halves of the process before must not wait for a first send.
+#[tokio::test]
+async fn a_topic_that_is_not_there_at_the_start_is_looked_up_until_it_is() {
+    let broker = Scripted::usual().await;
+    let real = Scripted::name_server("T", &[("a", &broker.address)], 1).await;
+    let route = {
+        let instance = Instance::start(ClientConfig::new(&real.address)).unwrap();
+        let route = instance.fetch_route("T").await.unwrap();
+        instance.shutdown().await;
+        route.encode(KeyStyle::Quoted)
+    };
+    let asked = AtomicUsize::new(0);
+    let names = Scripted::start(move |request| {
+        let of_topic = request.ext.get("topic") == Some("T");
+        // Nothing is known the first time.
+        let known = of_topic && asked.fetch_add(1, Ordering::SeqCst) > 0;
+        Told::from(match known {
+            true => Command::success().with_body(route.clone()),
+            false => refusal(ResponseCode::TopicNotExist),
+        })
+    })
+    .await;
+    let config = ClientConfig {
+        route_poll_interval: Duration::from_millis(20),
+        ..ClientConfig::new(&names.address)
+    };
+    let producer = Producer::builder("g")
+        .config(config)
+        .topics(["T"])
+        .start_transactional(AsTold::default())
+        .await
+        .unwrap();
+    is_known(&broker).await;
+    broker.tell(&question("earlier", 0, b"commit", 0));
+    eventually("a half of an earlier process", || {
+        answers(&broker).contains_key("earlier")
+    })
+    .await;
     producer.shutdown().await;
 }
