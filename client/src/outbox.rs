@@ -352,14 +352,20 @@ impl Relay {
         doubtful: Option<MessageQueue>,
     ) -> Result<SendResult, Unsent> {
         let sender = &self.producer.sender;
-        let prepared = sender.prepare(message).await?;
+        let (observation, prepared) = self.producer.observe(message).await?;
         let attempts = Attempts {
             timeout: sender.settings().timeout,
             retry_on: RetryOn::TransportAndCodes,
             by: By::Id,
             doubtful,
         };
-        sender.attempt_all(&prepared, attempts).await
+        let sent = sender.attempt_all(&prepared, attempts).await;
+        let result = match &sent {
+            Ok(result) => Ok(result.clone()),
+            Err(unsent) => Err(unsent.error.clone()),
+        };
+        self.producer.observed_as(observation, &result);
+        sent
     }
 
     async fn with_store<T: Send + 'static>(

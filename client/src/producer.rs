@@ -475,7 +475,8 @@ impl Producer {
     ///
     /// # Errors
     /// Those that show before the message has left.
-    pub async fn send_one_way(&self, message: Message) -> Result<(), ClientError> {
+    pub async fn send_one_way(&self, mut message: Message) -> Result<(), ClientError> {
+        self.shared.intercept(&mut message);
         let prepared = self.shared.sender.prepare(message).await?;
         self.shared.sender.send_one_way(&prepared, None).await
     }
@@ -484,13 +485,30 @@ impl Producer {
     ///
     /// # Errors
     /// As [`Producer::send`]; [`ClientError::Message`] if they cannot travel together.
-    pub async fn send_batch(&self, messages: Vec<Message>) -> Result<SendResult, ClientError> {
-        let sender = &self.shared.sender;
+    pub async fn send_batch(&self, mut messages: Vec<Message>) -> Result<SendResult, ClientError> {
+        let Shared {
+            sender,
+            interceptors,
+            ..
+        } = &*self.shared;
+        for message in &mut messages {
+            self.shared.intercept(message);
+        }
+        let observed = match interceptors.is_empty() {
+            true => Vec::new(),
+            false => messages.clone(),
+        };
         let prepared = sender.prepare_batch(messages).await?;
         let timeout = sender.settings().timeout;
-        sender
+        let result = sender
             .send(&prepared, timeout, RetryOn::TransportAndCodes)
-            .await
+            .await;
+        for message in &observed {
+            for interceptor in interceptors {
+                interceptor.after(message, &result);
+            }
+        }
+        result
     }
 
     /// Sends a message to exactly this queue, once.
@@ -640,10 +658,25 @@ impl Shared {
         result
     }
 
-    async fn observe(&self, mut message: Message) -> Result<(Observation, Prepared), ClientError> {
+    pub(crate) async fn observe(
+        &self,
+        mut message: Message,
+    ) -> Result<(Observation, Prepared), ClientError> {
+        self.intercept(&mut message);
+        self.observe_intercepted(message).await
+    }
+
+    pub(crate) fn intercept(&self, message: &mut Message) {
         for interceptor in &self.interceptors {
-            interceptor.before(&mut message);
+            interceptor.before(message);
         }
+    }
+
+    /// [`Shared::observe`], of a message that interceptors have seen already.
+    pub(crate) async fn observe_intercepted(
+        &self,
+        message: Message,
+    ) -> Result<(Observation, Prepared), ClientError> {
         let traced = self
             .tracer
             .as_ref()
@@ -654,7 +687,11 @@ impl Shared {
         Ok((observation, prepared))
     }
 
-    fn observed_as(&self, before: Observation, result: &Result<SendResult, ClientError>) {
+    pub(crate) fn observed_as(
+        &self,
+        before: Observation,
+        result: &Result<SendResult, ClientError>,
+    ) {
         if let Some(message) = before.observed {
             for interceptor in &self.interceptors {
                 interceptor.after(&message, result);
@@ -667,7 +704,7 @@ impl Shared {
 }
 
 /// What interceptors and the trace saw before a message was sent.
-struct Observation {
+pub(crate) struct Observation {
     observed: Option<Message>,
     traced: Option<Publication>,
 }

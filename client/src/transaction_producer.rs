@@ -289,8 +289,10 @@ impl TransactionProducer {
     /// # Errors
     /// As [`Producer::send`], before the local transaction has run. A half message that was stored although its answer
     /// got lost is checked by the broker.
-    pub async fn send(&self, message: Message) -> Result<TransactionResult, ClientError> {
-        let sender = self.producer.sender();
+    pub async fn send(&self, mut message: Message) -> Result<TransactionResult, ClientError> {
+        let (shared, sender) = (self.producer.shared(), self.producer.sender());
+        // In front of the rest: the listener sees the message that is sent, and nobody takes away what makes it a half.
+        shared.intercept(&mut message);
         let mut message = message
             .with_property(properties::TRAN_MSG, "true")
             .with_property(properties::PGROUP, sender.group());
@@ -301,11 +303,14 @@ impl TransactionProducer {
             let id = sender.instance().unique_id();
             message = message.with_property(properties::UNIQ_KEY, id);
         }
-        let prepared = sender.prepare(message.clone()).await?.into_half_message();
+        let (observation, prepared) = shared.observe_intercepted(message.clone()).await?;
+        let prepared = prepared.into_half_message();
         let timeout = sender.settings().timeout;
         let half = sender
             .send(&prepared, timeout, RetryOn::TransportAndCodes)
-            .await?;
+            .await;
+        shared.observed_as(observation, &half);
+        let half = half?;
         // Its number is not under way any more: the local transaction may take its time, and send messages itself.
         drop(prepared);
         let transaction_id = half.transaction_id.as_deref().unwrap_or(&half.msg_id);

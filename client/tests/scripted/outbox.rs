@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use agena_client::{
-    Message, Outbox, OutboxMessage, OutboxStatus, OutboxStore, Producer, ProducerBuilder,
-    SendSettings, SqliteOutbox,
+    ClientError, Message, Outbox, OutboxMessage, OutboxStatus, OutboxStore, Producer,
+    ProducerBuilder, SendInterceptor, SendResult, SendSettings, SqliteOutbox,
 };
 use agena_protocol::command::Command;
 use agena_protocol::headers::send::SendMessageResponse;
@@ -197,6 +197,39 @@ async fn a_message_that_is_sent_twice_has_one_number_id_and_place() {
     }
     outbox.shutdown().await;
     producer.shutdown().await;
+}
+
+/// Counts what it sees before and after.
+#[derive(Default)]
+struct Counts([AtomicUsize; 2]);
+
+impl SendInterceptor for Counts {
+    fn before(&self, _: &mut Message) {
+        self.0[0].fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn after(&self, _: &Message, _: &Result<SendResult, ClientError>) {
+        self.0[1].fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn interceptors_see_what_the_outbox_sends() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    let broker = Scripted::usual().await;
+    let names = Scripted::name_server("T", &[("a", &broker.address)], 1).await;
+    let store = SqliteOutbox::open(&path).unwrap();
+    record(&path, &["0", "1"]);
+    let seen = Arc::new(Counts::default());
+    let builder = builder(&names).interceptor(Arc::clone(&seen) as _);
+    let producer = builder.start().await.unwrap();
+    let outbox = Outbox::start(&producer, store);
+    eventually("all are sent", || counts(&path) == (0, 0)).await;
+    outbox.shutdown().await;
+    producer.shutdown().await;
+    let seen = seen.0.each_ref().map(|it| it.load(Ordering::SeqCst));
+    assert_eq!(seen, [2, 2]);
 }
 
 #[tokio::test]

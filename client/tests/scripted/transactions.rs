@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use agena_client::{
-    ClientConfig, Instance, Message, Producer, ProducerBuilder, ReceivedMessage, Resolution,
-    TransactionListener,
+    ClientConfig, ClientError, Instance, Message, Producer, ProducerBuilder, ReceivedMessage,
+    Resolution, SendInterceptor, SendResult, TransactionListener,
 };
 use agena_protocol::bodies::heartbeat::HeartbeatData;
 use agena_protocol::command::Command;
@@ -20,9 +20,10 @@ use agena_protocol::queue::QueueId;
 use agena_protocol::record::{RecordEncoder, RecordFields};
 use agena_protocol::request_code::RequestCode;
 use agena_protocol::response_code::ResponseCode;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::servers::{Scripted, Told, eventually, refusal};
+use crate::servers::{Scripted, Told, body, eventually, property, refusal};
 
 const END: RequestCode = RequestCode::EndTransaction;
 
@@ -396,4 +397,58 @@ async fn a_topic_that_is_not_there_at_the_start_is_looked_up_until_it_is() {
     })
     .await;
     producer.shutdown().await;
+}
+
+/// Adds a property, and notes what comes of the messages.
+#[derive(Default)]
+struct Signs(Mutex<Vec<(String, bool)>>);
+
+impl SendInterceptor for Signs {
+    fn before(&self, message: &mut Message) {
+        *message = message.clone().with_property("signed", "yes");
+    }
+
+    fn after(&self, message: &Message, result: &Result<SendResult, ClientError>) {
+        let body = String::from_utf8_lossy(message.body()).into_owned();
+        self.0.lock().push((body, result.is_ok()));
+    }
+}
+
+#[tokio::test]
+async fn interceptors_and_traces_see_half_messages() {
+    let broker = Scripted::usual().await;
+    let brokers = [("a", broker.address.as_str())];
+    let names = Scripted::name_server_of(&["T", "RMQ_SYS_TRACE_TOPIC"], &brokers, 1).await;
+    let signs = Arc::new(Signs::default());
+    let producer = builder(&names)
+        .interceptor(Arc::clone(&signs) as _)
+        .trace(true)
+        .start_transactional(AsTold::default())
+        .await
+        .unwrap();
+    producer.send(Message::new("T", "half")).await.unwrap();
+    let batch = vec![Message::new("T", "b1"), Message::new("T", "b2")];
+    producer.producer().send_batch(batch).await.unwrap();
+    let one_way = Message::new("T", "one-way");
+    producer.producer().send_one_way(one_way).await.unwrap();
+    let sends = || broker.asked(RequestCode::SendMessageV2);
+    let of = |text: &str| sends().into_iter().find(|send| body(send) == text);
+    eventually("the last", || of("one-way").is_some()).await;
+    producer.shutdown().await;
+    for text in ["half", "one-way"] {
+        let signed = property(&of(text).unwrap(), "signed");
+        assert_eq!(signed.as_deref(), Some("yes"), "{text}");
+    }
+    let batch = broker.asked(RequestCode::SendBatchMessage);
+    let signatures = body(&batch[0]).matches("signed\u{1}yes").count();
+    assert_eq!(signatures, 2);
+    let expected = ["half", "b1", "b2"].map(|body| (body.to_owned(), true));
+    assert_eq!(*signs.0.lock(), expected);
+    let traces = sends().into_iter().map(|send| body(&send));
+    // The number of half messages among the original's kinds stands in front of the client's address.
+    let trace = traces
+        .filter(|text| text.starts_with("Pub\u{1}"))
+        .collect::<Vec<_>>();
+    let kinds = trace.iter().map(|text| text.split('\u{1}').nth(11));
+    assert_eq!(kinds.collect::<Vec<_>>(), [Some("1")]);
 }
