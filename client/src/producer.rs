@@ -14,6 +14,7 @@ use agena_protocol::headers::send::{RecallMessageRequest, RecallMessageResponse}
 use agena_protocol::queue::MessageQueue;
 use agena_protocol::request_code::RequestCode;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 
 use crate::attempts::RetryOn;
 use crate::choose_queue::SelectQueue;
@@ -225,8 +226,8 @@ impl ProducerBuilder {
     /// Starts the producer. Brokers are connected when they are first needed.
     ///
     /// # Errors
-    /// [`ClientError::Config`] for names that break the rules, [`ClientError::GroupTaken`]; [`ClientError::SpoolInUse`]
-    /// and [`ClientError::Spool`] if there is to be one.
+    /// [`ClientError::Config`] for names that break the rules, [`ClientError::GroupTaken`],
+    /// [`ClientError::ProducerIdInUse`]; [`ClientError::SpoolInUse`] and [`ClientError::Spool`] if there is to be one.
     pub async fn start(self) -> Result<Producer, ClientError> {
         self.start_with(None).await
     }
@@ -258,7 +259,7 @@ impl ProducerBuilder {
         let tracer = self.trace.then(|| Tracer::new(&instance, &self.group));
         let shared = Arc::new(Shared {
             topics: self.topics,
-            sender: Arc::new(Sender::new(instance, &self.group, self.settings)),
+            sender: Arc::new(Sender::numbered(instance, &self.group, self.settings)?),
             deliverer: Deliverer::new(self.policy, spool),
             in_flight: Arc::new(Semaphore::new(self.in_flight_max)),
             in_flight_max: self.in_flight_max,
@@ -524,9 +525,8 @@ impl Producer {
         self.shared.sender.route(&message.topic).await?;
         let shared = &self.shared;
         shared
-            .observed(message, |prepared| async move {
-                let timeout = shared.sender.settings().timeout;
-                shared.sender.send_to(&prepared, queue, timeout).await
+            .observed(message, |prepared, left| async move {
+                shared.sender.send_to(&prepared, queue, left).await
             })
             .await
     }
@@ -639,21 +639,22 @@ impl Drop for Producer {
 
 impl Shared {
     async fn send(&self, message: Message, retry_on: RetryOn) -> Result<SendResult, ClientError> {
-        self.observed(message, |prepared| async move {
-            let timeout = self.sender.settings().timeout;
-            self.sender.send(&prepared, timeout, retry_on).await
+        self.observed(message, |prepared, left| async move {
+            self.sender.send(&prepared, left, retry_on).await
         })
         .await
     }
 
-    /// Interceptors and the trace see the message before and its outcome after.
+    /// Interceptors and the trace see the message before and its outcome after. `send` is told what is left of the time.
     async fn observed<F: Future<Output = Result<SendResult, ClientError>>>(
         &self,
         message: Message,
-        send: impl FnOnce(Prepared) -> F,
+        send: impl FnOnce(Prepared, Duration) -> F,
     ) -> Result<SendResult, ClientError> {
+        let begin = Instant::now();
         let (observation, prepared) = self.observe(message).await?;
-        let result = send(prepared).await;
+        let timeout = self.sender.settings().timeout;
+        let result = send(prepared, timeout.saturating_sub(begin.elapsed())).await;
         self.observed_as(observation, &result);
         result
     }

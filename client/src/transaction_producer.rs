@@ -17,6 +17,7 @@ use agena_protocol::request_code::RequestCode;
 use agena_protocol::sys_flag::TransactionState;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::attempts::RetryOn;
 use crate::error::ClientError;
@@ -303,11 +304,12 @@ impl TransactionProducer {
             let id = sender.instance().unique_id();
             message = message.with_property(properties::UNIQ_KEY, id);
         }
+        let begin = Instant::now();
         let (observation, prepared) = shared.observe_intercepted(message.clone()).await?;
         let prepared = prepared.into_half_message();
-        let timeout = sender.settings().timeout;
+        let left = sender.settings().timeout.saturating_sub(begin.elapsed());
         let half = sender
-            .send(&prepared, timeout, RetryOn::TransportAndCodes)
+            .send(&prepared, left, RetryOn::TransportAndCodes)
             .await;
         shared.observed_as(observation, &half);
         let half = half?;
