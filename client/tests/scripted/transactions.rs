@@ -12,7 +12,9 @@ use agena_client::{
 };
 use agena_protocol::bodies::heartbeat::HeartbeatData;
 use agena_protocol::command::Command;
+use agena_protocol::compression;
 use agena_protocol::fastjson::{self, KeyStyle};
+use agena_protocol::headers::send::SendMessageResponse;
 use agena_protocol::headers::transaction::CheckTransactionStateRequest;
 use agena_protocol::offset::{PhysicalOffset, QueueOffset};
 use agena_protocol::properties::{self, PropertiesBuf};
@@ -20,10 +22,11 @@ use agena_protocol::queue::QueueId;
 use agena_protocol::record::{RecordEncoder, RecordFields};
 use agena_protocol::request_code::RequestCode;
 use agena_protocol::response_code::ResponseCode;
+use agena_protocol::sys_flag::{self, Codec};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::servers::{Scripted, Told, body, eventually, property, refusal};
+use crate::servers::{Scripted, Told, body, eventually, property, refusal, stored};
 
 const END: RequestCode = RequestCode::EndTransaction;
 
@@ -451,4 +454,212 @@ async fn interceptors_and_traces_see_half_messages() {
         .collect::<Vec<_>>();
     let kinds = trace.iter().map(|text| text.split('\u{1}').nth(11));
     assert_eq!(kinds.collect::<Vec<_>>(), [Some("1")]);
+}
+
+/// Answers sends from a place of its own.
+async fn storing_at(physical_offset: u64, queue_offset: i64) -> Scripted {
+    Scripted::start(move |request| {
+        if request.code != RequestCode::SendMessageV2.number() {
+            return Told::Usual;
+        }
+        let answer = Command::success().with_header(&SendMessageResponse {
+            msg_id: &format!("7F00000100002A9F{physical_offset:016X}"),
+            queue_id: 0,
+            queue_offset,
+            transaction_id: Some("the-transaction"),
+            ..SendMessageResponse::default()
+        });
+        Told::from(answer)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_outcome_is_told_where_the_half_message_is() {
+    let (a, b) = (storing_at(0xA0, 1).await, storing_at(0xB0, 2).await);
+    let brokers = [("a", a.address.as_str()), ("b", b.address.as_str())];
+    let names = Scripted::name_server("T", &brokers, 1).await;
+    let listener = AsTold::default();
+    let producer = builder(&names)
+        .start_transactional(listener.clone())
+        .await
+        .unwrap();
+    for number in 0..4 {
+        let text = if number < 2 { "commit" } else { "rollback" };
+        let sent = producer.send(Message::new("T", text)).await.unwrap();
+        assert_eq!(sent.resolution, told(text.as_bytes()));
+    }
+    producer.shutdown().await;
+    assert_eq!(listener.executed.load(Ordering::SeqCst), 4);
+    for (name, broker, place, offset) in [("a", &a, 1, 0xA0), ("b", &b, 2, 0xB0)] {
+        let sends = broker.asked(RequestCode::SendMessageV2);
+        let ends = broker.asked(END);
+        // In turn, so each has one that is committed and one that is not.
+        assert_eq!((sends.len(), ends.len()), (2, 2));
+        for (send, end) in sends.iter().zip(&ends) {
+            let outcome = if body(send) == "commit" { "8" } else { "12" };
+            assert_eq!(field(end, "commitOrRollback"), outcome);
+            assert_eq!(field(end, "tranStateTableOffset"), place.to_string());
+            assert_eq!(field(end, "commitLogOffset"), offset.to_string());
+            assert_eq!(field(end, "fromTransactionCheck"), "false");
+            assert_eq!(field(end, "producerGroup"), "g");
+            assert_eq!(field(end, "transactionId"), "the-transaction");
+            assert_eq!(field(end, "msgId"), property(send, "UNIQ_KEY").unwrap());
+            assert_eq!(field(end, "bname"), name);
+            assert!(end.is_one_way());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_half_message_says_so_and_is_not_delayed() {
+    let broker = Scripted::usual().await;
+    let names = Scripted::name_server("T", &[("a", &broker.address)], 1).await;
+    let producer = builder(&names)
+        .start_transactional(AsTold::default())
+        .await
+        .unwrap();
+    let delayed = Message::new("T", "commit").with_delay_level(3);
+    producer.send(delayed.clone()).await.unwrap();
+    producer.producer().send(delayed).await.unwrap();
+    producer.shutdown().await;
+    let sends = broker.asked(RequestCode::SendMessageV2);
+    let of = |name: &str| [property(&sends[0], name), property(&sends[1], name)];
+    assert_eq!(of("TRAN_MSG"), [Some("true".to_owned()), None]);
+    assert_eq!(of("PGROUP"), [Some("g".to_owned()), None]);
+    assert_eq!(of("DELAY"), [None, Some("3".to_owned())]);
+    // The system flag.
+    assert_eq!([field(&sends[0], "f"), field(&sends[1], "f")], ["4", "0"]);
+}
+
+#[tokio::test]
+async fn a_half_message_that_may_get_lost_is_rolled_back_and_nothing_runs() {
+    for code in [
+        ResponseCode::FlushDiskTimeout,
+        ResponseCode::FlushSlaveTimeout,
+        ResponseCode::SlaveNotAvailable,
+    ] {
+        let broker = Scripted::start(move |request| {
+            if request.code != RequestCode::SendMessageV2.number() {
+                return Told::Usual;
+            }
+            let mut answer = stored(7);
+            answer.code = code.number();
+            Told::from(answer)
+        })
+        .await;
+        let names = Scripted::name_server("T", &[("a", &broker.address)], 1).await;
+        let listener = AsTold::default();
+        let producer = builder(&names)
+            .start_transactional(listener.clone())
+            .await
+            .unwrap();
+        let sent = producer.send(Message::new("T", "commit")).await.unwrap();
+        assert_eq!(sent.resolution, Resolution::Rollback);
+        producer.shutdown().await;
+        assert_eq!(listener.executed.load(Ordering::SeqCst), 0);
+        let ends = broker.asked(END);
+        assert_eq!(ends.len(), 1);
+        assert_eq!(field(&ends[0], "commitOrRollback"), "12");
+    }
+}
+
+#[tokio::test]
+async fn a_half_message_that_is_refused_runs_nothing_and_tells_nothing() {
+    let broker =
+        Scripted::start(
+            |request| match request.code == RequestCode::SendMessageV2.number() {
+                true => Told::from(refusal(ResponseCode::MessageIllegal)),
+                false => Told::Usual,
+            },
+        )
+        .await;
+    let names = Scripted::name_server("T", &[("a", &broker.address)], 1).await;
+    let listener = AsTold::default();
+    let producer = builder(&names)
+        .start_transactional(listener.clone())
+        .await
+        .unwrap();
+    assert!(producer.send(Message::new("T", "commit")).await.is_err());
+    producer.shutdown().await;
+    assert_eq!(listener.executed.load(Ordering::SeqCst), 0);
+    assert!(broker.asked(END).is_empty());
+}
+
+#[tokio::test]
+async fn who_asked_is_answered_about_the_place_it_named() {
+    let (a, b) = (Scripted::usual().await, Scripted::usual().await);
+    let brokers = [("a", a.address.as_str()), ("b", b.address.as_str())];
+    let names = Scripted::name_server("T", &brokers, 1).await;
+    let producer = builder(&names)
+        .start_transactional(AsTold::default())
+        .await
+        .unwrap();
+    is_known(&a).await;
+    is_known(&b).await;
+    // The same id at both, as when the answer of the first got lost.
+    a.tell(&question("id", 7, b"commit", 0));
+    b.tell(&question("id", 8, b"rollback", 0));
+    for (broker, place, outcome) in [(&a, "7", "8"), (&b, "8", "12")] {
+        eventually("the answer", || !broker.asked(END).is_empty()).await;
+        let end = &broker.asked(END)[0];
+        assert_eq!(field(end, "tranStateTableOffset"), place);
+        assert_eq!(field(end, "commitLogOffset"), format!("{place}000"));
+        assert_eq!(field(end, "commitOrRollback"), outcome);
+        assert_eq!(field(end, "fromTransactionCheck"), "true");
+        assert_eq!(field(end, "transactionId"), "id");
+        assert_eq!(field(end, "producerGroup"), "g");
+        assert!(end.is_one_way());
+    }
+    producer.shutdown().await;
+    assert_eq!((a.asked(END).len(), b.asked(END).len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_check_shows_the_message_as_it_was_sent() {
+    let broker = Scripted::usual().await;
+    let names = Scripted::name_server("T", &[("a", &broker.address)], 1).await;
+    let producer = builder(&names)
+        .start_transactional(AsTold::default())
+        .await
+        .unwrap();
+    is_known(&broker).await;
+    let long = "rollback ".repeat(1_000);
+    let packed = compression::compress(Codec::Zlib, 5, long.as_bytes()).unwrap();
+    let flag = sys_flag::COMPRESSED | Codec::Zlib.bits();
+    broker.tell(&question("packed", 0, &packed, flag));
+    eventually("the answer", || !broker.asked(END).is_empty()).await;
+    assert_eq!(answers(&broker)["packed"], ["12"]);
+    producer.shutdown().await;
+}
+
+/// Ends the broker in the middle of the local transaction.
+struct Cuts(Mutex<Option<Scripted>>);
+
+impl TransactionListener for Cuts {
+    async fn execute(&self, _: &Message, _: &str) -> Resolution {
+        let broker = self.0.lock().take();
+        if let Some(broker) = broker {
+            broker.stop().await;
+        }
+        Resolution::Commit
+    }
+
+    async fn check(&self, _: &ReceivedMessage) -> Resolution {
+        Resolution::Commit
+    }
+}
+
+/// The local transaction has happened: that its outcome could not be told is no reason to say that it failed.
+#[tokio::test]
+async fn an_outcome_that_gets_lost_does_not_make_the_send_fail() {
+    let broker = Scripted::usual().await;
+    let names = Scripted::name_server("T", &[("a", &broker.address)], 1).await;
+    let producer = builder(&names)
+        .start_transactional(Cuts(Mutex::new(Some(broker))))
+        .await
+        .unwrap();
+    let sent = producer.send(Message::new("T", "commit")).await.unwrap();
+    assert_eq!(sent.resolution, Resolution::Commit);
+    producer.shutdown().await;
 }
