@@ -182,6 +182,8 @@ enum Note {
 struct Held {
     until: Instant,
     pause: Duration,
+    /// Which message it is. Should somebody take it away, what is known of it says nothing of the next.
+    number: i64,
     /// Where that message may be already: it is tried there again, as long as the route has the queue.
     doubtful: Option<MessageQueue>,
     /// Its broker and place, if it was stored without all that the broker promises.
@@ -200,9 +202,15 @@ impl Memory {
         held.map(|(topic, _)| topic.clone()).collect()
     }
 
+    /// What an earlier try of this message taught.
+    fn earlier(&self, topic: &str, number: i64) -> Option<&Held> {
+        self.held.get(topic).filter(|held| held.number == number)
+    }
+
     fn hold(
         &mut self,
         topic: &str,
+        number: i64,
         doubtful: Option<MessageQueue>,
         unconfirmed: Option<(String, String)>,
     ) {
@@ -213,6 +221,7 @@ impl Memory {
         let held = Held {
             until: Instant::now() + pause,
             pause,
+            number,
             doubtful,
             unconfirmed,
         };
@@ -222,12 +231,13 @@ impl Memory {
     /// Whether the answer settles the matter. Else the broker has the message without having flushed or replicated it in
     /// time, and it is sent again: a broker that deduplicates answers from the same place until it is safe. One that
     /// stores it another time will always do so: its word counts as it is, or there would be no end of copies.
-    fn is_settled(&mut self, topic: &str, result: &SendResult) -> bool {
+    fn is_settled(&mut self, topic: &str, number: i64, result: &SendResult) -> bool {
         let broker = &result.queue.broker_name;
         if result.status == SendStatus::Ok || self.forgetful.contains(broker) {
             return true;
         }
-        let earlier = self.held.get(topic).and_then(|it| it.unconfirmed.as_ref());
+        let earlier = self.earlier(topic, number);
+        let earlier = earlier.and_then(|it| it.unconfirmed.as_ref());
         let is_copy =
             earlier.is_some_and(|(there, place)| there == broker && *place != result.offset_msg_id);
         if is_copy {
@@ -295,12 +305,13 @@ impl Relay {
             if failed.contains(&topic) {
                 continue;
             }
-            let doubtful = memory.held.get(&topic).and_then(|it| it.doubtful.clone());
+            let earlier = memory.earlier(&topic, number);
+            let doubtful = earlier.and_then(|it| it.doubtful.clone());
             match self.send(message, doubtful).await {
-                Ok(result) if !memory.is_settled(&topic, &result) => {
+                Ok(result) if !memory.is_settled(&topic, number, &result) => {
                     tracing::warn!(topic, number, status = ?result.status, "message of the outbox is stored but not safe yet");
                     let place = (result.queue.broker_name.clone(), result.offset_msg_id);
-                    memory.hold(&topic, Some(result.queue), Some(place));
+                    memory.hold(&topic, number, Some(result.queue), Some(place));
                     failed.insert(topic);
                     continue;
                 }
@@ -310,12 +321,12 @@ impl Relay {
                     return Err(unsent.error);
                 }
                 Err(Unsent { error, doubtful }) if error.may_pass() || error.leaves_doubt() => {
-                    let earlier = memory.held.get(&topic);
-                    if earlier.is_none() {
+                    if !memory.held.contains_key(&topic) {
                         tracing::warn!(topic, number, %error, "messages of this topic wait in the outbox");
                     }
+                    let earlier = memory.earlier(&topic, number);
                     let unconfirmed = earlier.and_then(|it| it.unconfirmed.clone());
-                    memory.hold(&topic, doubtful, unconfirmed);
+                    memory.hold(&topic, number, doubtful, unconfirmed);
                     failed.insert(topic);
                     continue;
                 }
@@ -376,5 +387,32 @@ impl Relay {
         let done = tokio::task::spawn_blocking(move || work(&*store)).await;
         done.unwrap_or_else(|panic| Err(panic.to_string()))
             .map_err(|reason| ClientError::Outbox { reason })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_place_is_a_copy_only_of_the_same_message() {
+        let unconfirmed = |place: &str| SendResult {
+            status: SendStatus::FlushDiskTimeout,
+            msg_id: String::new(),
+            offset_msg_id: place.to_owned(),
+            queue: MessageQueue::new("T", "a", 0),
+            queue_offset: 0,
+            transaction_id: None,
+            recall_handle: None,
+            region: String::new(),
+            trace_on: true,
+        };
+        let mut memory = Memory::default();
+        assert!(!memory.is_settled("T", 1, &unconfirmed("here")));
+        memory.hold("T", 1, None, Some(("a".to_owned(), "here".to_owned())));
+        assert!(!memory.is_settled("T", 1, &unconfirmed("here")));
+        assert!(!memory.is_settled("T", 2, &unconfirmed("there")));
+        assert!(memory.is_settled("T", 1, &unconfirmed("there")));
+        assert!(memory.is_settled("T", 3, &unconfirmed("anywhere")));
     }
 }
