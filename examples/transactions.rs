@@ -2,29 +2,36 @@
 //! TOPIC FILE`, `transactions commit NAMESRV TOPIC GROUP COUNT`, `transactions halves NAMESRV TOPIC GROUP COUNT`.
 //!
 //! `produce` sends COUNT transactions of which some are committed, some rolled back, some decided by a check only and some
-//! never, as the first letter of their bodies says. What happens is written to LOG first, a line each, so that a killed
-//! process has told all that it did; started again it goes on where LOG ends, and stays for the checks. Each message has
-//! `AGENA_PRODUCER_ID` and `AGENA_SEQUENCE`, so that a send which the client repeats is one half message. `collect` writes
+//! never, as the first letter of their bodies says; NAME and a number follow it. What happens is written to LOG first, a
+//! line each, so that a killed process has told all that it did; started again it runs the numbers that LOG does not
+//! have, and stays for the checks. Each message has NAME and the number as `AGENA_PRODUCER_ID` and `AGENA_SEQUENCE`, so that
+//! a number is one half message however often it is sent, by this process or the one before. `collect` writes
 //! what consumers can see: transaction id and body, a line each. `commit` commits COUNT transactions as fast as it goes,
-//! against any broker. `halves` begins COUNT transactions that nobody decides, says `sent`, and stays for the checks, which it
+//! against any broker, and fails if one of them cannot be sent. `halves` begins COUNT transactions that nobody decides, says `sent`, and stays for the checks, which it
 //! answers with "unknown". `.ci/chaos-transactions`, `benches/transactions` and `benches/pending-halves` use it.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agena_client::{
-    Message, Producer, PullConsumer, ReceivedMessage, Resolution, TransactionListener,
+    Message, Producer, PullConsumer, ReceivedMessage, Resolution, SendStatus, TransactionListener,
     TransactionProducer,
 };
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 const IN_FLIGHT: u32 = 64;
+
+/// No number is sent before all in front of the last multiple of this are done: a broker remembers the last 1,000 of a
+/// producer, and one that is tried again for long must not fall out of them.
+const SPAN: u64 = 400;
 
 type Outcome = Result<String, Box<dyn Error>>;
 
@@ -74,20 +81,23 @@ fn kind(number: u64) -> char {
     }
 }
 
-/// Decides as the body says and writes down what it is asked.
-struct AsTheBodySays(File);
+/// What happened, for whoever looks after this process.
+struct Notes(File);
 
-impl AsTheBodySays {
-    fn note(&self, line: String) {
+impl Notes {
+    fn add(&self, line: String) {
         // One write for a line: of a killed process the file has whole lines.
         let _ = (&self.0).write_all((line + "\n").as_bytes());
     }
 }
 
+/// Decides as the body says and writes down what it is asked.
+struct AsTheBodySays(Arc<Notes>);
+
 impl TransactionListener for AsTheBodySays {
     async fn execute(&self, message: &Message, transaction_id: &str) -> Resolution {
         let body = String::from_utf8_lossy(message.body()).into_owned();
-        self.note(format!("execute {transaction_id} {body}"));
+        self.0.add(format!("execute {transaction_id} {body}"));
         match body.chars().next() {
             Some('c') => Resolution::Commit,
             Some('r') => Resolution::Rollback,
@@ -96,7 +106,7 @@ impl TransactionListener for AsTheBodySays {
     }
 
     async fn check(&self, message: &ReceivedMessage) -> Resolution {
-        self.note(format!("check {}", message.msg_id()));
+        self.0.add(format!("check {}", message.msg_id()));
         match message.body.first() {
             Some(b'c' | b'C') => Resolution::Commit,
             Some(b'r' | b'R') => Resolution::Rollback,
@@ -113,40 +123,48 @@ async fn produce(
     count: u64,
     log: &Path,
 ) -> Outcome {
-    let begin = match File::open(log) {
+    let done: BTreeSet<u64> = match File::open(log) {
         Ok(file) => BufReader::new(file)
             .lines()
             .map_while(Result::ok)
-            .filter(|line| line.starts_with("execute "))
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
-            .max()
-            .map_or(0, |last| last + 1),
-        Err(_) => 0,
+            .filter(|line| !line.starts_with("check "))
+            .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
+            .collect(),
+        Err(_) => BTreeSet::new(),
     };
     let file = File::options().create(true).append(true).open(log)?;
+    let notes = Arc::new(Notes(file));
     let producer = Producer::builder(group)
         .name_servers(name_server)
         .topics([topic])
         .timeout(Duration::from_secs(3))
-        .start_transactional(AsTheBodySays(file))
+        .start_transactional(AsTheBodySays(Arc::clone(&notes)))
         .await?;
     let producer = Arc::new(producer);
-    // A new life is another producer: what the last one had under way is not known here.
-    let id = format!("{name}-{}", std::process::id());
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT as usize));
-    for number in begin..count {
+    let mut span = 0;
+    for number in (0..count).filter(|number| !done.contains(number)) {
+        if number / SPAN != span {
+            span = number / SPAN;
+            drop(in_flight.acquire_many(IN_FLIGHT).await?);
+        }
         let room = Arc::clone(&in_flight).acquire_owned().await?;
-        let (producer, body) = (
-            producer.clone(),
-            format!("{} {name} {number}", kind(number)),
-        );
-        let message = Message::new(topic, body)
-            .with_property("AGENA_PRODUCER_ID", id.as_str())
+        let (producer, notes) = (producer.clone(), Arc::clone(&notes));
+        let body = format!("{} {name} {number}", kind(number));
+        let message = Message::new(topic, body.clone())
+            .with_property("AGENA_PRODUCER_ID", name)
             .with_property("AGENA_SEQUENCE", number.to_string());
         tokio::spawn(async move {
             // The same message again, as long as it takes: it is one half message.
-            while producer.send(message.clone()).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+            let sent = loop {
+                match producer.send(message.clone()).await {
+                    Ok(sent) => break sent,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            };
+            if sent.half.status != SendStatus::Ok {
+                let id = sent.half.transaction_id.unwrap_or(sent.half.msg_id);
+                notes.add(format!("unsafe {id} {body}"));
             }
             drop(room);
         });
@@ -207,8 +225,12 @@ impl TransactionListener for Always {
 
 async fn commit(name_server: &str, topic: &str, group: &str, count: u64) -> Outcome {
     let begin = Instant::now();
-    let _producer = send(name_server, topic, group, count, Resolution::Commit).await?;
+    let producer = send(name_server, topic, group, count, Resolution::Commit).await?;
     let took = begin.elapsed();
+    // A commit has no answer; that to the farewell behind them all says that the broker has read them.
+    if let Some(producer) = Arc::into_inner(producer) {
+        producer.shutdown().await;
+    }
     Ok(format!("committed {count} in {} ms", took.as_millis()))
 }
 
@@ -235,18 +257,24 @@ async fn send(
         .await?;
     let producer = Arc::new(producer);
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT as usize));
+    let failed = Arc::new(AtomicU64::new(0));
     let body = vec![b'x'; 1_024];
     for _ in 0..count {
         let room = Arc::clone(&in_flight).acquire_owned().await?;
         let (producer, message) = (producer.clone(), Message::new(topic, body.clone()));
+        let failed = Arc::clone(&failed);
         tokio::spawn(async move {
             let sent = producer.send(message).await;
+            let done = sent.is_ok_and(|sent| sent.resolution == resolution);
+            failed.fetch_add(u64::from(!done), Ordering::Relaxed);
+            // In this order: who has all the room has the producer alone.
+            drop(producer);
             drop(room);
-            if let Err(error) = sent {
-                let _ = writeln!(std::io::stderr(), "transactions: {error}");
-            }
         });
     }
     drop(in_flight.acquire_many(IN_FLIGHT).await?);
-    Ok(producer)
+    match failed.load(Ordering::Relaxed) {
+        0 => Ok(producer),
+        failed => Err(format!("{failed} of {count} transactions failed").into()),
+    }
 }

@@ -173,7 +173,7 @@ async fn run_listener(
 ) -> Consumed {
     let observation = consumer.observe(batch);
     let began = consumer.instance.monotonic();
-    let outcome = catch_panic(listener(batch.clone())).await;
+    let outcome = catch_panic(|| listener(batch.clone())).await;
     let took = consumer.instance.monotonic().saturating_sub(began);
     let end = match outcome {
         None => ListenerEnd::Panicked,
@@ -271,7 +271,7 @@ pub(crate) async fn consume_directly(
         messages: vec![Arc::new(message)],
     };
     let began = consumer.instance.monotonic();
-    let outcome = catch_panic(listener(batch)).await;
+    let outcome = catch_panic(|| listener(batch)).await;
     let took = consumer.instance.monotonic().saturating_sub(began);
     ConsumeMessageDirectlyResult {
         order: false,

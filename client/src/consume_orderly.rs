@@ -158,7 +158,7 @@ pub(crate) async fn run_listener(
 ) -> ConsumedInOrder {
     let observation = consumer.observe(batch);
     let began = consumer.instance.monotonic();
-    let outcome = catch_panic(listener(batch.clone())).await;
+    let outcome = catch_panic(|| listener(batch.clone())).await;
     let took = consumer.instance.monotonic().saturating_sub(began);
     let (end, done) = match outcome {
         None => (ListenerEnd::Panicked, 0),
@@ -359,7 +359,7 @@ pub(crate) async fn consume_directly(
         messages: vec![Arc::new(message)],
     };
     let began = consumer.instance.monotonic();
-    let outcome = catch_panic(listener(batch)).await;
+    let outcome = catch_panic(|| listener(batch)).await;
     let took = consumer.instance.monotonic().saturating_sub(began);
     ConsumeMessageDirectlyResult {
         order: true,

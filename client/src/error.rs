@@ -196,6 +196,12 @@ pub enum ClientError {
         /// What the system said, or what is damaged where.
         reason: String,
     },
+    /// Another producer of this process numbers its messages under this id.
+    #[error("the producer id {id} is in use by another producer of this process")]
+    ProducerIdInUse {
+        /// The id.
+        id: crate::ProducerId,
+    },
     /// The store of an outbox failed.
     #[error("the outbox store failed: {reason}")]
     Outbox {

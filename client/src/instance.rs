@@ -63,6 +63,12 @@ pub struct Instance {
 
 /// A producer as its instance sees it.
 pub(crate) trait ProducerMember: Send + Sync {
+    /// Topics whose routes it needs fresh, beside those it has sent to.
+    fn topics(&self) -> Vec<String>;
+
+    /// It is shutting down: brokers are not told of it any more.
+    fn is_leaving(&self) -> bool;
+
     /// The broker asks what became of a transaction.
     fn check_transaction(self: Arc<Self>, check: TransactionCheck);
 }
@@ -477,9 +483,13 @@ impl Instance {
         consumers.values().filter_map(Weak::upgrade).collect()
     }
 
-    /// Forgets a producer and tells the brokers.
-    pub(crate) async fn remove_producer(self: &Arc<Self>, group: &str) {
-        self.producers.lock().remove(group);
+    fn producer_members(&self) -> Vec<Arc<dyn ProducerMember>> {
+        let producers = self.producers.lock();
+        producers.values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Tells the brokers that a producer is leaving. Until it is forgotten, what they ask on the way comes to it.
+    pub(crate) async fn unregister_producer(self: &Arc<Self>, group: &str) {
         self.unregister(Some(group), None).await;
     }
 
@@ -494,7 +504,7 @@ impl Instance {
         self.consumers.lock().remove(group);
     }
 
-    /// Forgets a producer that was dropped; brokers notice by its silence.
+    /// Forgets a producer that has left or was dropped; of the latter, brokers notice by its silence.
     pub(crate) fn forget_producer(&self, group: &str) {
         self.producers.lock().remove(group);
     }
@@ -556,7 +566,14 @@ impl Instance {
     }
 
     fn heartbeat_body(&self) -> Option<Vec<u8>> {
-        let mut producers: Vec<_> = self.producers.lock().keys().cloned().collect();
+        let mut producers: Vec<_> = {
+            let producers = self.producers.lock();
+            let stays = |member: &Weak<dyn ProducerMember>| {
+                member.upgrade().is_some_and(|member| !member.is_leaving())
+            };
+            let staying = producers.iter().filter(|(_, member)| stays(member));
+            staying.map(|(group, _)| group.clone()).collect()
+        };
         let consumers: Vec<ConsumerData> = self
             .consumer_members()
             .iter()
@@ -622,6 +639,9 @@ impl Instance {
         let mut topics: HashSet<String> = self.routes.topics().into_iter().collect();
         for consumer in self.consumer_members() {
             topics.extend(consumer.topics());
+        }
+        for producer in self.producer_members() {
+            topics.extend(producer.topics());
         }
         for topic in topics {
             match self.refresh_route(&topic).await {

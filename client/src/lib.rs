@@ -68,7 +68,7 @@ pub use message::{Batch, Message, ReceivedMessage, SendResult, SendStatus};
 pub use offset_store::{BroadcastOffsets, ConsumeFrom, FileOffsets, MemoryOffsets};
 #[cfg(feature = "sqlite")]
 pub use outbox::SqliteOutbox;
-pub use outbox::{Outbox, OutboxMessage, OutboxStore};
+pub use outbox::{Outbox, OutboxMessage, OutboxStatus, OutboxStore};
 pub use process_queue::QueueLimits;
 pub use processed::{Claim, FirstTime, FirstTimeGuard, MemoryKeys, ProcessedKeys, TooManyRunning};
 #[cfg(feature = "sqlite")]

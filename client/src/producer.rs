@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use agena_protocol::headers::send::{RecallMessageRequest, RecallMessageResponse}
 use agena_protocol::queue::MessageQueue;
 use agena_protocol::request_code::RequestCode;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 
 use crate::attempts::RetryOn;
 use crate::choose_queue::SelectQueue;
@@ -62,10 +64,22 @@ pub(crate) struct Shared {
     interceptors: Vec<Arc<dyn SendInterceptor>>,
     tracer: Option<Tracer>,
     transactions: Option<Transactions>,
+    /// Those given at the start: their routes are looked up whether anything is sent or not.
+    topics: Vec<String>,
+    /// Set by `shutdown`, read by heartbeats, which name this producer no more.
+    is_leaving: AtomicBool,
     pub(crate) tasks: Tasks,
 }
 
 impl ProducerMember for Shared {
+    fn topics(&self) -> Vec<String> {
+        self.topics.clone()
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Relaxed)
+    }
+
     fn check_transaction(self: Arc<Self>, check: TransactionCheck) {
         let Some(transactions) = self.transactions.clone() else {
             // Only transaction producers send half messages: somebody else uses this group for them.
@@ -76,9 +90,12 @@ impl ProducerMember for Shared {
             );
             return;
         };
+        let Some(asked) = transactions.admit(check) else {
+            return;
+        };
         let this = Arc::clone(&self);
         self.tasks
-            .spawn(async move { transactions.check(&this.sender, check).await });
+            .spawn(async move { transactions.answer(&this.sender, asked).await });
     }
 }
 
@@ -96,6 +113,7 @@ pub struct ProducerBuilder {
     trace: bool,
     policy: FaultPolicy,
     spool: Option<SpoolSettings>,
+    check_timeout: Duration,
 }
 
 impl ProducerBuilder {
@@ -111,6 +129,7 @@ impl ProducerBuilder {
             trace: false,
             policy: FaultPolicy::default(),
             spool: None,
+            check_timeout: Duration::from_secs(30),
         }
     }
 
@@ -151,7 +170,9 @@ impl ProducerBuilder {
         self
     }
 
-    /// Looks the routes of these topics up at the start, so that the first message need not wait for it.
+    /// Looks the routes of these topics up at the start and from then on, so that the first message need not wait for it, and
+    /// that their brokers know this producer before it sends. Those that cannot be found yet are looked up again as
+    /// [`ClientConfig::route_poll_interval`] says.
     pub fn topics<T: Into<String>>(mut self, topics: impl IntoIterator<Item = T>) -> Self {
         self.topics = topics.into_iter().map(Into::into).collect();
         self
@@ -195,11 +216,18 @@ impl ProducerBuilder {
         self
     }
 
+    /// Time for a [`TransactionListener::check`], after which its answer is "unknown". Default: 30 s, which is how often
+    /// brokers ask.
+    pub fn check_timeout(mut self, timeout: Duration) -> Self {
+        self.check_timeout = timeout;
+        self
+    }
+
     /// Starts the producer. Brokers are connected when they are first needed.
     ///
     /// # Errors
-    /// [`ClientError::Config`] for names that break the rules, [`ClientError::GroupTaken`]; [`ClientError::SpoolInUse`]
-    /// and [`ClientError::Spool`] if there is to be one.
+    /// [`ClientError::Config`] for names that break the rules, [`ClientError::GroupTaken`],
+    /// [`ClientError::ProducerIdInUse`]; [`ClientError::SpoolInUse`] and [`ClientError::Spool`] if there is to be one.
     pub async fn start(self) -> Result<Producer, ClientError> {
         self.start_with(None).await
     }
@@ -212,7 +240,7 @@ impl ProducerBuilder {
         self,
         listener: impl TransactionListener,
     ) -> Result<TransactionProducer, ClientError> {
-        let transactions = Transactions::of(listener);
+        let transactions = Transactions::of(listener, self.check_timeout);
         let producer = self.start_with(Some(transactions.clone())).await?;
         Ok(TransactionProducer::new(producer, transactions))
     }
@@ -230,18 +258,23 @@ impl ProducerBuilder {
         };
         let tracer = self.trace.then(|| Tracer::new(&instance, &self.group));
         let shared = Arc::new(Shared {
-            sender: Arc::new(Sender::new(instance, &self.group, self.settings)),
+            topics: self.topics,
+            sender: Arc::new(Sender::numbered(instance, &self.group, self.settings)?),
             deliverer: Deliverer::new(self.policy, spool),
             in_flight: Arc::new(Semaphore::new(self.in_flight_max)),
             in_flight_max: self.in_flight_max,
             interceptors: self.interceptors,
             tracer,
             transactions,
+            is_leaving: AtomicBool::new(false),
             tasks: Tasks::new(),
         });
         let weak: Weak<Shared> = Arc::downgrade(&shared);
         shared.sender.instance().add_producer(&self.group, weak)?;
-        for topic in &self.topics {
+        // Brokers that the instance knows already would else hear of the group with the next regular heartbeat, and until
+        // then have nobody to ask about its transactions.
+        shared.sender.instance().heartbeat_soon();
+        for topic in &shared.topics {
             if let Err(error) = shared.sender.route(topic).await {
                 tracing::info!(topic, %error, "no route yet at the start of the producer");
             }
@@ -443,7 +476,8 @@ impl Producer {
     ///
     /// # Errors
     /// Those that show before the message has left.
-    pub async fn send_one_way(&self, message: Message) -> Result<(), ClientError> {
+    pub async fn send_one_way(&self, mut message: Message) -> Result<(), ClientError> {
+        self.shared.intercept(&mut message);
         let prepared = self.shared.sender.prepare(message).await?;
         self.shared.sender.send_one_way(&prepared, None).await
     }
@@ -452,13 +486,30 @@ impl Producer {
     ///
     /// # Errors
     /// As [`Producer::send`]; [`ClientError::Message`] if they cannot travel together.
-    pub async fn send_batch(&self, messages: Vec<Message>) -> Result<SendResult, ClientError> {
-        let sender = &self.shared.sender;
+    pub async fn send_batch(&self, mut messages: Vec<Message>) -> Result<SendResult, ClientError> {
+        let Shared {
+            sender,
+            interceptors,
+            ..
+        } = &*self.shared;
+        for message in &mut messages {
+            self.shared.intercept(message);
+        }
+        let observed = match interceptors.is_empty() {
+            true => Vec::new(),
+            false => messages.clone(),
+        };
         let prepared = sender.prepare_batch(messages).await?;
         let timeout = sender.settings().timeout;
-        sender
+        let result = sender
             .send(&prepared, timeout, RetryOn::TransportAndCodes)
-            .await
+            .await;
+        for message in &observed {
+            for interceptor in interceptors {
+                interceptor.after(message, &result);
+            }
+        }
+        result
     }
 
     /// Sends a message to exactly this queue, once.
@@ -474,9 +525,8 @@ impl Producer {
         self.shared.sender.route(&message.topic).await?;
         let shared = &self.shared;
         shared
-            .observed(message, |prepared| async move {
-                let timeout = shared.sender.settings().timeout;
-                shared.sender.send_to(&prepared, queue, timeout).await
+            .observed(message, |prepared, left| async move {
+                shared.sender.send_to(&prepared, queue, left).await
             })
             .await
     }
@@ -555,13 +605,18 @@ impl Producer {
 
     /// Waits for sends in the background, tells the brokers that this producer is gone, and closes its connections.
     pub async fn shutdown(self) {
+        let instance = Arc::clone(self.instance());
+        let group = self.shared.sender.group();
+        // First, so that brokers ask others about transactions from now on: a question that came to a producer which has
+        // stopped would be counted and not answered. Those that come before are answered within the grace.
+        self.shared.is_leaving.store(true, Ordering::Relaxed);
+        instance.unregister_producer(group).await;
         let grace = self.shared.sender.settings().timeout + Duration::from_secs(1);
         self.shared.tasks.stop(grace).await;
         if let Some(tracer) = &self.shared.tracer {
             tracer.stop().await;
         }
-        let instance = Arc::clone(self.instance());
-        instance.remove_producer(self.shared.sender.group()).await;
+        instance.forget_producer(group);
         if self.owns_instance {
             instance.shutdown().await;
         }
@@ -584,29 +639,45 @@ impl Drop for Producer {
 
 impl Shared {
     async fn send(&self, message: Message, retry_on: RetryOn) -> Result<SendResult, ClientError> {
-        self.observed(message, |prepared| async move {
-            let timeout = self.sender.settings().timeout;
-            self.sender.send(&prepared, timeout, retry_on).await
+        self.observed(message, |prepared, left| async move {
+            self.sender.send(&prepared, left, retry_on).await
         })
         .await
     }
 
-    /// Interceptors and the trace see the message before and its outcome after.
+    /// Interceptors and the trace see the message before and its outcome after. `send` is told what is left of the time.
     async fn observed<F: Future<Output = Result<SendResult, ClientError>>>(
         &self,
         message: Message,
-        send: impl FnOnce(Prepared) -> F,
+        send: impl FnOnce(Prepared, Duration) -> F,
     ) -> Result<SendResult, ClientError> {
+        let begin = Instant::now();
         let (observation, prepared) = self.observe(message).await?;
-        let result = send(prepared).await;
+        let timeout = self.sender.settings().timeout;
+        let result = send(prepared, timeout.saturating_sub(begin.elapsed())).await;
         self.observed_as(observation, &result);
         result
     }
 
-    async fn observe(&self, mut message: Message) -> Result<(Observation, Prepared), ClientError> {
+    pub(crate) async fn observe(
+        &self,
+        mut message: Message,
+    ) -> Result<(Observation, Prepared), ClientError> {
+        self.intercept(&mut message);
+        self.observe_intercepted(message).await
+    }
+
+    pub(crate) fn intercept(&self, message: &mut Message) {
         for interceptor in &self.interceptors {
-            interceptor.before(&mut message);
+            interceptor.before(message);
         }
+    }
+
+    /// [`Shared::observe`], of a message that interceptors have seen already.
+    pub(crate) async fn observe_intercepted(
+        &self,
+        message: Message,
+    ) -> Result<(Observation, Prepared), ClientError> {
         let traced = self
             .tracer
             .as_ref()
@@ -617,7 +688,11 @@ impl Shared {
         Ok((observation, prepared))
     }
 
-    fn observed_as(&self, before: Observation, result: &Result<SendResult, ClientError>) {
+    pub(crate) fn observed_as(
+        &self,
+        before: Observation,
+        result: &Result<SendResult, ClientError>,
+    ) {
         if let Some(message) = before.observed {
             for interceptor in &self.interceptors {
                 interceptor.after(&message, result);
@@ -630,7 +705,7 @@ impl Shared {
 }
 
 /// What interceptors and the trace saw before a message was sent.
-struct Observation {
+pub(crate) struct Observation {
     observed: Option<Message>,
     traced: Option<Publication>,
 }

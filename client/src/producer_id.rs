@@ -20,9 +20,12 @@ use crate::error::ClientError;
 /// again only with the same queue of the same broker, as long as a route has that broker. One that was refused, or never
 /// reached its broker, may go to another.
 ///
-/// At any time one producer may use an id. Numbers begin at the clock (ms × 2^20), so they ascend over restarts as long as
-/// the clock is not set back.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// At any time one producer may use an id: two would give the same numbers to different messages, and a broker would take
+/// those of one for repeats of the other's. Within a process the second is refused
+/// ([`ClientError::ProducerIdInUse`]); between processes nobody sees to it, so let the name contain what tells them
+/// apart. Numbers begin at the clock (ms × 2^20), so they ascend over restarts as long as the clock is not set back; if
+/// it is, brokers refuse messages (code 13) until it has caught up.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProducerId(String);
 
 const CHARACTERS_MAX: usize = 64;
@@ -70,7 +73,10 @@ impl fmt::Display for ProducerId {
 #[derive(Debug)]
 pub(crate) struct Numbering {
     id: ProducerId,
+    is_claimed: bool,
     given: Mutex<Given>,
+    /// Held by who waits for a number first: they come in the order in which they were asked for.
+    turn: tokio::sync::Mutex<()>,
     /// The oldest number under way has ended.
     moved: Notify,
 }
@@ -126,24 +132,65 @@ impl Pair {
     }
 }
 
+/// Ids that producers of this process use, and what they left behind.
+struct InUse {
+    ids: BTreeSet<ProducerId>,
+    /// Beyond all numbers of ids that are free again: one that starts anew within a millisecond gives none of them again.
+    floor: u64,
+}
+
+static IN_USE: Mutex<InUse> = Mutex::new(InUse {
+    ids: BTreeSet::new(),
+    floor: 0,
+});
+
+impl Drop for Numbering {
+    fn drop(&mut self) {
+        if self.is_claimed {
+            let mut in_use = IN_USE.lock();
+            in_use.ids.remove(&self.id);
+            in_use.floor = in_use.floor.max(self.given.get_mut().next);
+        }
+    }
+}
+
 /// Room for a million messages in each millisecond since the start, before a restart could give a number again.
-const MILLISECOND_BITS: u32 = 20;
+pub(crate) const MILLISECOND_BITS: u32 = 20;
 
 impl Numbering {
-    pub(crate) fn new(id: ProducerId, now_ms: i64) -> Self {
+    /// Takes the id until this and all its numbers are dropped.
+    ///
+    /// # Errors
+    /// [`ClientError::ProducerIdInUse`].
+    pub(crate) fn start(id: ProducerId, now_ms: i64) -> Result<Self, ClientError> {
+        let mut in_use = IN_USE.lock();
+        if !in_use.ids.insert(id.clone()) {
+            return Err(ClientError::ProducerIdInUse { id });
+        }
+        let mut numbering = Self::new(id, now_ms);
+        numbering.is_claimed = true;
+        let given = numbering.given.get_mut();
+        given.next = given.next.max(in_use.floor);
+        Ok(numbering)
+    }
+
+    fn new(id: ProducerId, now_ms: i64) -> Self {
         let now_ms = u64::try_from(now_ms).unwrap_or(0);
         Self {
             id,
+            is_claimed: false,
             given: Mutex::new(Given {
                 next: now_ms << MILLISECOND_BITS,
                 under_way: BTreeSet::new(),
             }),
+            turn: tokio::sync::Mutex::default(),
             moved: Notify::new(),
         }
     }
 
     /// The next number, as soon as it may be given out.
     pub(crate) async fn next(self: &Arc<Self>) -> Number {
+        let _turn = self.turn.lock().await;
         loop {
             let mut moved = std::pin::pin!(self.moved.notified());
             // Before the look, or an end between the two would go unheard.
@@ -207,6 +254,38 @@ mod tests {
         let after = Arc::new(Numbering::new(id, 1_795_000_000_001));
         assert!(number(&after) > first + 1);
         assert!(i64::try_from(first).is_ok(), "readers may use i64");
+    }
+
+    #[test]
+    fn an_id_has_one_user_at_a_time_and_gives_no_number_twice() {
+        let id = ProducerId::random();
+        let first = Arc::new(Numbering::start(id.clone(), 1).unwrap());
+        let second = Numbering::start(id.clone(), 1);
+        assert!(matches!(second, Err(ClientError::ProducerIdInUse { .. })));
+        let number = first.try_next().unwrap();
+        let given = number.sequence;
+        drop(first);
+        assert!(Numbering::start(id.clone(), 1).is_err(), "one is under way");
+        drop(number);
+        // In the same millisecond.
+        let again = Arc::new(Numbering::start(id, 1).unwrap());
+        assert!(again.try_next().unwrap().sequence > given);
+    }
+
+    #[tokio::test]
+    async fn who_comes_later_does_not_pass_those_who_wait_for_a_number() {
+        let numbering = Arc::new(Numbering::new(ProducerId::random(), 1));
+        let oldest = numbering.next().await;
+        for _ in 1..SPAN_MAX {
+            drop(numbering.try_next().unwrap());
+        }
+        let waits = Arc::clone(&numbering);
+        let waiting = tokio::spawn(async move { waits.next().await.sequence });
+        tokio::task::yield_now().await;
+        // There is room now, and who waited has not run yet.
+        drop(oldest);
+        let newcomer = numbering.next().await;
+        assert!(waiting.await.unwrap() < newcomer.sequence);
     }
 
     #[tokio::test]

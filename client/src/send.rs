@@ -201,17 +201,30 @@ impl Sender {
         let health = settings
             .avoid_slow_brokers
             .then(|| BrokerHealth::new(Arc::clone(&instance.config().clock)));
-        let numbering = settings
-            .deduplicate
-            .clone()
-            .map(|id| Arc::new(Numbering::new(id, instance.now_ms())));
         Self {
-            numbering,
+            numbering: None,
             instance,
             group: group.to_owned(),
             settings,
             health,
         }
+    }
+
+    /// [`Sender::new`], with numbers on its messages if the settings have it so.
+    ///
+    /// # Errors
+    /// [`ClientError::ProducerIdInUse`].
+    pub(crate) fn numbered(
+        instance: Arc<Instance>,
+        group: &str,
+        settings: SendSettings,
+    ) -> Result<Self, ClientError> {
+        let mut sender = Self::new(instance, group, settings);
+        if let Some(id) = sender.settings.deduplicate.clone() {
+            let numbering = Numbering::start(id, sender.instance.now_ms())?;
+            sender.numbering = Some(Arc::new(numbering));
+        }
+        Ok(sender)
     }
 
     pub(crate) fn instance(&self) -> &Arc<Instance> {
@@ -226,7 +239,8 @@ impl Sender {
         &self.settings
     }
 
-    /// Checks and completes a message. With numbers it waits while those under way are too far apart.
+    /// Checks and completes a message. With numbers it waits while those under way are too far apart, and fails when that
+    /// takes longer than a send may.
     pub(crate) async fn prepare(&self, mut message: Message) -> Result<Prepared, ClientError> {
         check_topic(&message.topic)?;
         self.check_body(message.body.len())?;
@@ -245,7 +259,7 @@ impl Sender {
                 Err(error) => tracing::warn!(topic = %message.topic, %error, "body not compressed"),
             }
         }
-        let own_number = self.give_number(&mut message).await;
+        let own_number = self.give_number(&mut message).await?;
         let number = |name| message.property(name).and_then(|text| text.parse().ok());
         let is_retry = topic::is_retry(&message.topic);
         Ok(Prepared {
@@ -298,7 +312,7 @@ impl Sender {
         let mut envelope = Message::new(topic, body).wait_until_stored(wait);
         self.give_id(&mut envelope);
         // One number for all: they are stored together or not at all.
-        let number = self.give_number(&mut envelope).await;
+        let number = self.give_number(&mut envelope).await?;
         Ok(Prepared {
             msg_id: msg_ids.join(","),
             numbered: self.numbering.is_some(),
@@ -336,14 +350,20 @@ impl Sender {
         id
     }
 
-    /// A number of its own, unless it has one from an earlier life.
-    async fn give_number(&self, message: &mut Message) -> Option<Arc<Number>> {
-        if message.property(properties::SEQUENCE).is_some() {
-            return None;
-        }
-        let number = self.numbering.as_ref()?.next().await;
+    /// A number of its own, unless it has one from an earlier life. Waiting for one takes of the time of the send.
+    async fn give_number(&self, message: &mut Message) -> Result<Option<Arc<Number>>, ClientError> {
+        let has_one = message.property(properties::SEQUENCE).is_some();
+        let Some(numbering) = self.numbering.as_ref().filter(|_| !has_one) else {
+            return Ok(None);
+        };
+        let timeout = self.settings.timeout;
+        let number = tokio::time::timeout(timeout, numbering.next()).await;
+        let number = number.map_err(|_| ClientError::SendTimeout {
+            topic: message.topic.clone(),
+            timeout,
+        })?;
         number.pair().write(&mut message.properties);
-        Some(Arc::new(number))
+        Ok(Some(Arc::new(number)))
     }
 
     /// Gives a number to a message that waited without one, and tells which.

@@ -90,9 +90,10 @@ impl Tasks {
     }
 }
 
-/// Runs code of the application: a panic in it becomes `None` instead of ending the task that called it.
-pub(crate) async fn catch_panic<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = pin!(AssertUnwindSafe(future));
+/// Runs code of the application: a panic in it becomes `None` instead of ending the task that called it. That goes for the
+/// call as well as for the future that it gives.
+pub(crate) async fn catch_panic<F: Future>(work: impl FnOnce() -> F) -> Option<F::Output> {
+    let mut future = pin!(AssertUnwindSafe(async { work().await }));
     std::future::poll_fn(move |context| {
         let poll = std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
         match poll {
@@ -133,11 +134,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_answer() {
-        assert_eq!(catch_panic(async { 1 }).await, Some(1));
-        let panics = async {
+        assert_eq!(catch_panic(|| async { 1 }).await, Some(1));
+        let panics = || async {
             tokio::task::yield_now().await;
             panic!("listener");
         };
-        assert_eq!(catch_panic::<_>(panics).await, None::<()>);
+        assert_eq!(catch_panic(panics).await, None::<()>);
+        let panics_when_called = || -> std::future::Ready<()> { panic!("listener") };
+        assert_eq!(catch_panic(panics_when_called).await, None);
     }
 }

@@ -4,8 +4,10 @@
 //! told to commit the message or to roll it back. If it is not told, because the outcome is unknown or the producer died,
 //! it asks any producer of the group. Apache: `TransactionMQProducer`; spec/semantics.md §6.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use agena_protocol::command::Command;
 use agena_protocol::headers::transaction::{CheckTransactionStateRequest, EndTransactionRequest};
@@ -13,7 +15,9 @@ use agena_protocol::message_id::OffsetId;
 use agena_protocol::properties;
 use agena_protocol::request_code::RequestCode;
 use agena_protocol::sys_flag::TransactionState;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::attempts::RetryOn;
 use crate::error::ClientError;
@@ -71,7 +75,11 @@ pub trait TransactionListener: Send + Sync + 'static {
         transaction_id: &str,
     ) -> impl Future<Output = Resolution> + Send;
 
-    /// Tells what became of a local transaction that this process or another one of the group has begun.
+    /// Tells what became of a local transaction that this process or another one of the group has begun. A panic counts
+    /// as unknown, and so does a check that takes longer than [`ProducerBuilder::check_timeout`], whose future is
+    /// dropped. Up to 64 run at once, and one for each transaction.
+    ///
+    /// [`ProducerBuilder::check_timeout`]: crate::ProducerBuilder::check_timeout
     fn check(&self, message: &ReceivedMessage) -> impl Future<Output = Resolution> + Send;
 }
 
@@ -99,14 +107,32 @@ impl<L: TransactionListener> Listener for L {
     }
 }
 
-/// Checks that run at once. What comes beyond them is not answered, and so asked again.
-const CHECKS_MAX: usize = 64;
+/// Checks that run at once.
+const RUNNING_MAX: usize = 64;
 
-/// A producer's transactions: who decides them.
+/// Checks that run or wait; the original has 2,000 wait. Those beyond are not answered, which a broker counts as much as an
+/// answer: enough of that, and the transaction is parked. So a burst of checks after an outage has to find room.
+const CHECKS_MAX: usize = RUNNING_MAX + 2_000;
+
+/// A producer's transactions: who decides them, and the checks that are under way.
 #[derive(Clone)]
 pub(crate) struct Transactions {
     listener: Arc<dyn Listener>,
-    checks: Arc<Semaphore>,
+    check_timeout: Duration,
+    running: Arc<Semaphore>,
+    /// By transaction, the last time a broker asked.
+    asked: Arc<Mutex<HashMap<Asked, TransactionCheck>>>,
+}
+
+/// Which half message a check is about.
+///
+/// Its place changes, since brokers append it anew for each check; its broker, its id and when it was sent do not. The id
+/// alone is not enough: halves of a send that was repeated share it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Asked {
+    address: String,
+    msg_id: String,
+    born_timestamp: i64,
 }
 
 impl std::fmt::Debug for Transactions {
@@ -116,50 +142,94 @@ impl std::fmt::Debug for Transactions {
 }
 
 impl Transactions {
-    pub(crate) fn of(listener: impl TransactionListener) -> Self {
+    pub(crate) fn of(listener: impl TransactionListener, check_timeout: Duration) -> Self {
         Self {
             listener: Arc::new(listener),
-            checks: Arc::new(Semaphore::new(CHECKS_MAX)),
+            check_timeout,
+            running: Arc::new(Semaphore::new(RUNNING_MAX)),
+            asked: Arc::default(),
         }
     }
 
-    /// Answers a check of the broker.
-    pub(crate) async fn check(&self, sender: &Sender, check: TransactionCheck) {
-        let Ok(_running) = self.checks.try_acquire() else {
+    /// Takes a check of the broker, to be [answered](Self::answer). `None` if there is no room, or if one of the same
+    /// transaction is under way already: its answer goes to the latest place that was asked about.
+    pub(crate) fn admit(&self, check: TransactionCheck) -> Option<Asked> {
+        let transaction = Asked {
+            address: check.address.clone(),
+            msg_id: check.message.msg_id(),
+            born_timestamp: check.message.born_timestamp,
+        };
+        let mut asked = self.asked.lock();
+        if let Some(earlier) = asked.get_mut(&transaction) {
+            *earlier = check;
+            return None;
+        }
+        if asked.len() >= CHECKS_MAX {
             tracing::warn!(
-                group = sender.group(),
-                "too many transaction checks at once, one is left unanswered"
+                broker = %transaction.address, msg_id = %transaction.msg_id,
+                "{CHECKS_MAX} transaction checks wait already, one is left unanswered"
             );
+            return None;
+        }
+        asked.insert(transaction.clone(), check);
+        Some(transaction)
+    }
+
+    /// Runs an admitted check when its turn comes, and tells the broker.
+    pub(crate) async fn answer(&self, sender: &Sender, transaction: Asked) {
+        let Ok(running) = self.running.acquire().await else {
             return;
         };
-        let resolution = catch_panic(self.listener.check(&check.message))
-            .await
-            .unwrap_or(Resolution::Unknown);
-        let answered = async {
-            let code = RequestCode::CheckTransactionState;
-            let asked: CheckTransactionStateRequest<'_> = check
-                .request
-                .header()
-                .map_err(|error| bad_answer(&check.address, code, &error))?;
-            let msg_id = check.message.msg_id();
-            let end = EndTransactionRequest {
-                topic: Some(&check.message.topic),
-                producer_group: sender.group(),
-                // The broker appends the half message anew for each check: these name the copy that it asks about.
-                tran_state_table_offset: asked.tran_state_table_offset,
-                commit_log_offset: asked.commit_log_offset,
-                commit_or_rollback: resolution.wire(),
-                from_transaction_check: Some(true),
-                msg_id: asked.msg_id.unwrap_or(&msg_id),
-                transaction_id: asked.transaction_id,
-                bname: asked.bname,
-            };
-            end_transaction(sender.instance(), &check.address, &end).await
+        let message = match self.asked.lock().get(&transaction) {
+            Some(check) => check.message.clone(),
+            None => return,
         };
-        if let Err(error) = answered.await {
+        let decided = catch_panic(|| self.listener.check(&message));
+        let resolution = match tokio::time::timeout(self.check_timeout, decided).await {
+            Ok(decided) => decided.unwrap_or(Resolution::Unknown),
+            Err(_) => {
+                tracing::warn!(
+                    group = sender.group(), msg_id = %transaction.msg_id, timeout = ?self.check_timeout,
+                    "transaction check not decided in time, it counts as unknown"
+                );
+                Resolution::Unknown
+            }
+        };
+        drop(running);
+        let Some(latest) = self.asked.lock().remove(&transaction) else {
+            return;
+        };
+        if let Err(error) = tell(sender, &latest, resolution).await {
             tracing::warn!(group = sender.group(), %error, "transaction check not answered, the broker will ask again");
         }
     }
+}
+
+/// Answers a check.
+async fn tell(
+    sender: &Sender,
+    check: &TransactionCheck,
+    resolution: Resolution,
+) -> Result<(), ClientError> {
+    let code = RequestCode::CheckTransactionState;
+    let asked: CheckTransactionStateRequest<'_> = check
+        .request
+        .header()
+        .map_err(|error| bad_answer(&check.address, code, &error))?;
+    let msg_id = check.message.msg_id();
+    let end = EndTransactionRequest {
+        topic: Some(&check.message.topic),
+        producer_group: sender.group(),
+        // The broker appends the half message anew for each check: these name the copy that it asks about.
+        tran_state_table_offset: asked.tran_state_table_offset,
+        commit_log_offset: asked.commit_log_offset,
+        commit_or_rollback: resolution.wire(),
+        from_transaction_check: Some(true),
+        msg_id: asked.msg_id.unwrap_or(&msg_id),
+        transaction_id: asked.transaction_id,
+        bname: asked.bname,
+    };
+    end_transaction(sender.instance(), &check.address, &end).await
 }
 
 /// Sends messages whose visibility depends on local transactions.
@@ -220,8 +290,10 @@ impl TransactionProducer {
     /// # Errors
     /// As [`Producer::send`], before the local transaction has run. A half message that was stored although its answer
     /// got lost is checked by the broker.
-    pub async fn send(&self, message: Message) -> Result<TransactionResult, ClientError> {
-        let sender = self.producer.sender();
+    pub async fn send(&self, mut message: Message) -> Result<TransactionResult, ClientError> {
+        let (shared, sender) = (self.producer.shared(), self.producer.sender());
+        // In front of the rest: the listener sees the message that is sent, and nobody takes away what makes it a half.
+        shared.intercept(&mut message);
         let mut message = message
             .with_property(properties::TRAN_MSG, "true")
             .with_property(properties::PGROUP, sender.group());
@@ -232,16 +304,21 @@ impl TransactionProducer {
             let id = sender.instance().unique_id();
             message = message.with_property(properties::UNIQ_KEY, id);
         }
-        let prepared = sender.prepare(message.clone()).await?.into_half_message();
-        let timeout = sender.settings().timeout;
+        let begin = Instant::now();
+        let (observation, prepared) = shared.observe_intercepted(message.clone()).await?;
+        let prepared = prepared.into_half_message();
+        let left = sender.settings().timeout.saturating_sub(begin.elapsed());
         let half = sender
-            .send(&prepared, timeout, RetryOn::TransportAndCodes)
-            .await?;
+            .send(&prepared, left, RetryOn::TransportAndCodes)
+            .await;
+        shared.observed_as(observation, &half);
+        let half = half?;
         // Its number is not under way any more: the local transaction may take its time, and send messages itself.
         drop(prepared);
         let transaction_id = half.transaction_id.as_deref().unwrap_or(&half.msg_id);
         let resolution = if half.status == SendStatus::Ok {
-            catch_panic(self.transactions.listener.execute(&message, transaction_id))
+            let listener = &self.transactions.listener;
+            catch_panic(|| listener.execute(&message, transaction_id))
                 .await
                 .unwrap_or(Resolution::Unknown)
         } else {

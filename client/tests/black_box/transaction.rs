@@ -1,18 +1,26 @@
 //! Transactions: committed, rolled back, unknown and asked about.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use agena_client::{Message, Producer, ReceivedMessage, Resolution, TransactionListener};
+use parking_lot::Mutex;
 
 use crate::consume::{builder, collect};
-use crate::support::{config, create_topic, unique};
+use crate::support::{Inbox, config, create_topic, text, unique};
 
-/// Does what the body says, and commits what it is asked about.
+/// Does what the body says, and commits what it is asked about, unless that is to be rolled back later.
 #[derive(Clone, Default)]
 struct AsTold {
-    checks: Arc<AtomicUsize>,
+    /// Bodies that it was asked about.
+    checked: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl AsTold {
+    fn checked(&self) -> Vec<String> {
+        self.checked.lock().iter().cloned().collect()
+    }
 }
 
 impl TransactionListener for AsTold {
@@ -27,11 +35,21 @@ impl TransactionListener for AsTold {
     }
 
     async fn check(&self, message: &ReceivedMessage) -> Resolution {
-        self.checks.fetch_add(1, Ordering::SeqCst);
+        self.checked.lock().insert(text(message));
         match &message.body[..] {
             b"rollback later" => Resolution::Rollback,
             _ => Resolution::Commit,
         }
+    }
+}
+
+/// As long as it takes a broker with the original's settings to ask.
+async fn wait_for(inbox: &Inbox, count: usize) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
+    while inbox.len() < count {
+        let is_late = tokio::time::Instant::now() >= deadline;
+        assert!(!is_late, "{:?}", inbox.bodies());
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -43,7 +61,7 @@ async fn only_what_is_committed_is_seen() {
     let producer = Producer::builder(&unique("PG"))
         .config(config())
         .topics([topic.as_str()])
-        .start_transactional(listener)
+        .start_transactional(listener.clone())
         .await
         .unwrap();
     let (consumer, inbox) = collect(builder(&unique("CG"), &topic)).await;
@@ -60,9 +78,12 @@ async fn only_what_is_committed_is_seen() {
             Some(&*sent.half.msg_id)
         );
     }
-    inbox.wait_for(2).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(inbox.bodies(), ["commit", "commit"]);
+    // Brokers ask in the order of the halves: once this one is decided, they would have asked for those before it.
+    let last = Message::new(&topic, "unknown");
+    producer.send(last).await.unwrap();
+    wait_for(&inbox, 3).await;
+    assert_eq!(inbox.bodies(), ["commit", "commit", "unknown"]);
+    assert_eq!(listener.checked(), ["unknown"]);
     consumer.shutdown().await;
     producer.shutdown().await;
 }
@@ -84,16 +105,14 @@ async fn what_is_unknown_is_asked_about() {
         let sent = producer.send(Message::new(&topic, body)).await.unwrap();
         assert_eq!(sent.resolution, Resolution::Unknown);
     }
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
-    while inbox.len() < 2 || listener.checks.load(Ordering::SeqCst) < 3 {
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "{:?}",
-            inbox.bodies()
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    assert_eq!(inbox.bodies()[..2], ["panic", "unknown"]);
+    wait_for(&inbox, 2).await;
+    // Sent when those are decided, and asked about after the one that is rolled back, which would be here by now.
+    let last = Message::new(&topic, "unknown at last");
+    producer.send(last).await.unwrap();
+    wait_for(&inbox, 3).await;
+    assert_eq!(inbox.bodies(), ["panic", "unknown", "unknown at last"]);
+    let all = ["panic", "rollback later", "unknown", "unknown at last"];
+    assert_eq!(listener.checked(), all);
     consumer.shutdown().await;
     producer.shutdown().await;
 }

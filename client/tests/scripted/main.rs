@@ -16,3 +16,4 @@ mod policies;
 mod sending;
 mod servers;
 mod spooling;
+mod transactions;

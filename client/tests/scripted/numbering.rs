@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use agena_client::{Message, Producer, ProducerId, SendSettings};
+use agena_client::{ClientError, Message, Producer, ProducerId, SendSettings};
 use agena_protocol::command::Command;
 use agena_protocol::request_code::RequestCode;
 use agena_protocol::response_code::ResponseCode;
@@ -17,7 +17,7 @@ fn settings(deduplicate: bool) -> SendSettings {
     SendSettings {
         timeout: Duration::from_millis(900),
         attempt_timeout: Some(Duration::from_millis(60)),
-        deduplicate: deduplicate.then(|| ProducerId::new("p-1").unwrap()),
+        deduplicate: deduplicate.then(ProducerId::random),
         ..SendSettings::default()
     }
 }
@@ -50,7 +50,10 @@ async fn numbers_ascend_and_only_where_wanted() {
     for deduplicate in [true, false] {
         let builder = Producer::builder("g").name_servers(&names.address);
         let producer = builder
-            .settings(settings(deduplicate))
+            .settings(SendSettings {
+                deduplicate: deduplicate.then(|| ProducerId::new("p-1").unwrap()),
+                ..settings(false)
+            })
             .start()
             .await
             .unwrap();
@@ -216,5 +219,50 @@ async fn a_batch_has_one_number_and_stays_where_it_may_be() {
         assert!(property(request, "AGENA_SEQUENCE").is_some());
         assert!(!body(request).contains("AGENA_SEQUENCE"));
     }
+    producer.shutdown().await;
+}
+
+#[tokio::test]
+async fn one_producer_at_a_time_uses_an_id() {
+    let broker = Scripted::usual().await;
+    let names = Scripted::name_server("T", &[("a", &broker.address)], 1).await;
+    let builder = Producer::builder("g")
+        .name_servers(&names.address)
+        .deduplicate(ProducerId::new("one-at-a-time").unwrap());
+    let first = builder.clone().start().await.unwrap();
+    let second = builder.clone().start().await;
+    assert!(matches!(second, Err(ClientError::ProducerIdInUse { .. })));
+    first.send(Message::new("T", "x")).await.unwrap();
+    first.shutdown().await;
+    let third = builder.start().await.unwrap();
+    third.send(Message::new("T", "x")).await.unwrap();
+    third.shutdown().await;
+    let sends = broker.asked(SEND);
+    assert!(sequence(&sends[0]) < sequence(&sends[1]));
+}
+
+/// Each wait for a number was without end, and as many of them came one after the other as there were messages.
+#[tokio::test]
+async fn no_send_takes_longer_than_it_may_because_of_numbers() {
+    const SENDS: usize = 3_000;
+    let broker = silent().await;
+    let names = Scripted::name_server("T", &[("a", &broker.address)], 1).await;
+    let settings = SendSettings {
+        timeout: Duration::from_millis(500),
+        attempt_timeout: None,
+        ..settings(true)
+    };
+    let builder = Producer::builder("g").name_servers(&names.address);
+    let producer = builder.settings(settings).start().await.unwrap();
+    let begin = std::time::Instant::now();
+    let sends: Vec<_> = (0..SENDS)
+        .map(|_| producer.send_async(Message::new("T", "x")).unwrap())
+        .collect();
+    for send in sends {
+        send.await.unwrap_err();
+    }
+    // Six rounds of 500 numbers would take three seconds.
+    let took = begin.elapsed();
+    assert!(took < Duration::from_millis(2_000), "{took:?}");
     producer.shutdown().await;
 }

@@ -148,7 +148,7 @@ async fn saved_by_who_lost_a_queue(next: i64) -> Vec<i64> {
 
 #[tokio::test]
 async fn who_lost_a_queue_saves_nothing_behind_its_next_owner() {
-    assert_eq!(saved_by_who_lost_a_queue(500).await, []);
+    assert_eq!(saved_by_who_lost_a_queue(500).await, [0_i64; 0]);
     let saved = saved_by_who_lost_a_queue(0).await;
     assert_eq!(saved.last(), Some(&2), "{saved:?}");
 }

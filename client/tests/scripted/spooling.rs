@@ -198,7 +198,7 @@ async fn a_numbered_message_without_an_answer_is_sent_again_where_it_may_be() {
     let start = || {
         let settings = SendSettings {
             timeout: Duration::from_millis(100),
-            deduplicate: Some(ProducerId::new("p").unwrap()),
+            deduplicate: Some(ProducerId::new("spooling-1").unwrap()),
             ..SendSettings::default()
         };
         let builder = builder(&names.address, &path).settings(settings);
@@ -259,7 +259,7 @@ async fn a_message_that_waited_for_long_has_a_number_that_its_broker_still_takes
     let brokers = [("a", broker.server.address.as_str())];
     let names = Scripted::name_server_of(&["T", "U"], &brokers, 1).await;
     let path = directory.path().join("spool");
-    let id = ProducerId::new("p").unwrap();
+    let id = ProducerId::new("spooling-2").unwrap();
     let producer = numbered(&names.address, &path, id).start().await.unwrap();
     for text in ["0", "1"] {
         let delivery = deliver(&producer, text).await;
