@@ -26,7 +26,7 @@ use crate::admin::assignment::RequestModes;
 use crate::admin::broker::ColdReadThresholds;
 use crate::backlog::Pace;
 use crate::config::{BrokerConfig, ConfigCell, ConfigError, FlushDiskType};
-use crate::dedup::Dedup;
+use crate::dedup::{self, Dedup};
 use crate::delay::store_log::StoreLog;
 use crate::delay::timers::TimerRules;
 use crate::delay::{Delay, DelaySettings, SendRules, levels};
@@ -270,6 +270,7 @@ async fn serve(broker: &Arc<Broker>, ports: Ports) -> Result<RunningBroker, Star
     let tasks = vec![
         tokio::spawn(pull::answer_expired(broker.clone())),
         tokio::spawn(keep_house(broker.clone())),
+        tokio::spawn(dedup::keep_snapshots(broker.clone())),
         tokio::spawn(keep_permission(broker.clone())),
         tokio::spawn(keep_offsets(broker.clone())),
         tokio::spawn(check_back::run(broker.clone())),

@@ -47,10 +47,9 @@ pub(super) fn begin(
         let repeat = Repeat::of(broker, config, connection, message);
         Box::new(move |first| repeat.answer(first))
     };
-    match broker
-        .dedup
-        .begin(identity, message.asked_topic, now, answer)
-    {
+    let count = u32::try_from(message.count()).unwrap_or(u32::MAX);
+    let of = (message.asked_topic, count);
+    match broker.dedup.begin(identity, of, now, answer) {
         dedup::Begun::First(reservation) => Begun::First(Some(reservation)),
         dedup::Begun::Repeat => Begun::Repeat,
     }
