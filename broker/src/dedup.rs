@@ -35,6 +35,7 @@ use parking_lot::Mutex;
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::send::Refused;
+pub(crate) use scan::{identity_of, real_topic};
 use snapshot::Snapshots;
 use window::{Seen, Window};
 
@@ -254,6 +255,20 @@ impl Dedup {
     /// A message was refused for what is known of its identity.
     pub(crate) fn count_refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether a message is a repeat, of what is stored or is being stored.
+    pub(crate) fn knows(&self, identity: Identity<'_>) -> bool {
+        let table = self.table.lock();
+        let window = table.get(identity.producer);
+        window.is_some_and(|window| window.knows(identity.sequence))
+    }
+
+    /// What was kept of an identity does not hold: the next message with it is a first.
+    pub(crate) fn forget(&self, identity: Identity<'_>, first: First) {
+        if let Some(window) = self.table.lock().get_mut(identity.producer) {
+            window.forget(identity.sequence, first);
+        }
     }
 
     /// Room for one more producer id: that of the one which is silent for longest, if that is long enough.

@@ -161,6 +161,22 @@ impl Transactions {
         self.halves.len() < config.transaction_pending_max
     }
 
+    /// Whether the half at this place still waits for its end, or is still to appear.
+    pub(crate) fn is_undecided(&self, at: QueueOffset, physical: PhysicalOffset) -> bool {
+        if let Some(half) = self.halves.get(at) {
+            return half.physical == physical;
+        }
+        match self.halves.claim(at, physical) {
+            Claim::NotYetSeen => true,
+            Claim::Pending(half) => {
+                // It appeared between the two looks.
+                self.halves.restore(at, half);
+                true
+            }
+            Claim::Resolved | Claim::Other => false,
+        }
+    }
+
     /// Writes the progress marks as consumer offsets, where the original keeps them.
     ///
     /// A mark is written when all that it speaks of is on the device: else a power cut could take back a commit and keep

@@ -103,6 +103,11 @@ impl Window {
         }
     }
 
+    /// Whether a message with `sequence` is a repeat.
+    pub(super) fn knows(&self, sequence: u64) -> bool {
+        self.place_of_flying(sequence).is_some() || self.place(sequence).is_ok()
+    }
+
     /// The lowest sequence that may be stored; `None` while any may.
     fn oldest(&self, most: usize) -> Option<u64> {
         let lowest = self.stored.front().map(|(lowest, _)| *lowest);
@@ -169,6 +174,15 @@ impl Window {
                 let place = place - usize::from(is_full);
                 self.stored.insert(place, (sequence, first));
             }
+        }
+    }
+
+    /// What was kept of `sequence` does not hold.
+    pub(super) fn forget(&mut self, sequence: u64, first: First) {
+        if let Ok(place) = self.place(sequence)
+            && self.stored[place].1 == first
+        {
+            self.stored.remove(place);
         }
     }
 
@@ -302,5 +316,10 @@ mod tests {
             panic!("not stored")
         };
         assert_eq!(kept, whole);
+        window.forget(1, first(0));
+        assert_eq!(is_known(&mut window, 1), "stored");
+        window.forget(1, whole);
+        assert_eq!(is_known(&mut window, 1), "new");
+        assert!(window.is_empty());
     }
 }

@@ -255,6 +255,35 @@ fn said(answer: &Command) -> Vec<(String, String)> {
 }
 
 #[test]
+fn batches_halves_and_delayed_messages_are_known_after_a_kill() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut broker = start(directory.path());
+    let mut wire = broker.connect();
+    let with = |sequence, more: &[(&str, &str)]| {
+        let pairs = [&numbered("p", sequence), more].concat();
+        request(RequestCode::SendMessageV2, &pairs, b"x".to_vec())
+    };
+    let requests = [
+        with("1", &[]),
+        with("2", &[("TRAN_MSG", "true"), ("PGROUP", "PG")]),
+        with("3", &[("DELAY", "18")]),
+        with("4", &[("TIMER_DELAY_SEC", "3600")]),
+    ];
+    let firsts: Vec<_> = requests.iter().map(|request| wire.ask(request)).collect();
+    let of_batch = wire.ask(&batch("5", 3));
+    broker.kill();
+    for _ in 0..2 {
+        broker = start(directory.path());
+        wire = broker.connect();
+        for (request, first) in requests.iter().zip(&firsts) {
+            assert_eq!(said(&wire.ask(request)), said(first));
+        }
+        assert_eq!(logged(&wire.ask(&batch("5", 3))), logged(&of_batch));
+        broker.stop();
+    }
+}
+
+#[test]
 fn a_delayed_message_that_is_delivered_takes_no_producer_s_place() {
     let directory = tempfile::tempdir().unwrap();
     let one = "dedupProducersMax=1\ndedupProducerIdleMillis=0\n";
