@@ -1,6 +1,7 @@
 //! Messages that are sent twice with `AGENA_PRODUCER_ID` and `AGENA_SEQUENCE`.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use agena_broker::config::{BrokerConfig, FlushDiskType};
 use agena_protocol::batch::InnerMessage;
@@ -219,11 +220,40 @@ async fn what_the_window_does_not_know_is_refused_and_never_stored_twice() {
 async fn a_silent_producer_makes_room_for_another() {
     let mut config = BrokerConfig::default();
     config.dedup_producers_max = 1;
-    config.dedup_producer_idle = std::time::Duration::ZERO;
+    config.dedup_producer_idle = Duration::ZERO;
     let asked = Asked::start(config).await;
     for producer in ["p", "q", "r"] {
         asked.stored("T", 0, &text(producer, "1"), b"x").await;
     }
+    // Who comes back begins anew, and is known from then on.
+    let back = asked.send("T", 0, &text("p", "1"), b"x").await;
+    assert_eq!(back.ext.get("queueOffset"), Some("3"));
+    let again = asked.send("T", 0, &text("p", "1"), b"x").await;
+    assert_eq!(said(&again), said(&back));
+}
+
+#[tokio::test]
+async fn a_repeat_is_known_when_retention_took_the_first() {
+    let mut config = BrokerConfig::default();
+    config.mapped_file_size_commit_log = 1 << 16;
+    config.log_bytes_max = 1 << 17;
+    config.clean_resource_interval = Duration::from_millis(20);
+    let asked = Asked::start(config).await;
+    let first = asked.send("T", 0, &text("p", "1"), b"x").await;
+    assert_eq!(first.code, 0, "{:?}", first.remark);
+    let of_batch = asked.call(batch("T", &text("p", "2"), &["", ""])).await;
+    let begin = Instant::now();
+    while asked.pull(&pull_of("T", 0, 0)).await.bounds.0 < 3 {
+        assert!(begin.elapsed() < Duration::from_secs(60), "nothing goes");
+        asked.stored("T", 0, "", &[0; 10_000]).await;
+    }
+    let again = asked.send("T", 0, &text("p", "1"), b"x").await;
+    assert_eq!(said(&again), said(&first));
+    // Where the others of a batch were is in its records alone.
+    let again = asked.call(batch("T", &text("p", "2"), &["", ""])).await;
+    let id = |answer: &Command| answer.ext.get("msgId").unwrap().to_owned();
+    assert_eq!(Some(id(&again).as_str()), id(&of_batch).split(',').next());
+    assert_eq!(again.ext.get("queueOffset"), Some("1"));
 }
 
 fn batch(topic: &str, of_batch: &str, each: &[&str]) -> Command {
