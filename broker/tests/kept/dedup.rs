@@ -198,18 +198,24 @@ fn logged(answer: &Command) -> Vec<String> {
     ids.map(|id| id[16..].to_owned()).collect()
 }
 
-/// Takes the last records out of the only log file, as a power cut does that came before they were written.
-fn tear(directory: &Path, last: usize) {
+/// Changes the only log file, by where its records begin and where the last one ends.
+fn change_log(directory: &Path, change: impl FnOnce(&mut [u8], &[usize], usize)) {
     let file = directory.join("store/commitlog/00000000000000000000");
     let mut bytes = std::fs::read(&file).unwrap();
-    let (mut starts, mut at) = (Vec::new(), 0);
-    while let Ok(record) = RecordView::parse(&bytes[at..]) {
-        starts.push(at);
-        at += record.bytes().len();
+    let (mut starts, mut end) = (Vec::new(), 0);
+    while let Ok(record) = RecordView::parse(&bytes[end..]) {
+        starts.push(end);
+        end += record.bytes().len();
     }
-    let from = starts[starts.len() - last];
-    bytes[from..at].fill(0);
+    change(&mut bytes, &starts, end);
     std::fs::write(&file, bytes).unwrap();
+}
+
+/// Takes the last records out, as a power cut does that came before they were written.
+fn tear(directory: &Path, last: usize) {
+    change_log(directory, |bytes, starts, end| {
+        bytes[starts[starts.len() - last]..end].fill(0);
+    });
 }
 
 #[test]
@@ -346,4 +352,35 @@ fn windows_of_a_log_that_is_gone_swallow_nothing() {
         send(&mut wire, sequence);
     }
     assert_eq!(wire.max_offset("T"), 101);
+}
+
+/// A record that the device spoilt is none that consumers get: its message is stored once more when it comes again.
+#[test]
+fn a_repeat_of_what_does_not_hold_any_more_is_stored() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = start(directory.path());
+    let mut wire = broker.connect();
+    for sequence in 0..10 {
+        send(&mut wire, sequence);
+    }
+    broker.stop();
+    change_log(directory.path(), |bytes, starts, _| {
+        // One of one byte, behind the lengths, times and hosts.
+        let body = starts[7] + 88;
+        assert_eq!(bytes[body], b'7');
+        bytes[body] ^= 1;
+    });
+    let broker = start(directory.path());
+    let mut wire = broker.connect();
+    let seventh = request(
+        RequestCode::SendMessageV2,
+        &[("AGENA_PRODUCER_ID", "p-1"), ("AGENA_SEQUENCE", "7")],
+        b"7".to_vec(),
+    );
+    let answer = wire.call(&seventh);
+    assert_eq!(answer.code, 2, "{:?}", answer.remark);
+    assert_eq!(wire.ask(&seventh).ext.get("queueOffset"), Some("10"));
+    assert_eq!(wire.ask(&seventh).ext.get("queueOffset"), Some("10"));
+    send(&mut wire, 6);
+    assert_eq!(wire.max_offset("T"), 11);
 }

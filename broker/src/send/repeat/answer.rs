@@ -32,7 +32,10 @@ pub(super) struct Repeat {
     sequence: u64,
     /// Of the bodies, as records have them.
     sums: SmallVec<[u32; 1]>,
+    topic: Box<str>,
     is_half: bool,
+    /// Stored under its own topic.
+    is_plain: bool,
 }
 
 impl Repeat {
@@ -59,7 +62,9 @@ impl Repeat {
             producer: identity.producer.into(),
             sequence: identity.sequence,
             sums,
+            topic: message.asked_topic.into(),
             is_half: message.topic.as_str() == topic::TRANS_HALF,
+            is_plain: message.topic.as_str() == message.asked_topic,
         }
     }
 
@@ -118,6 +123,9 @@ impl Repeat {
         let mut at = first.physical;
         while at < first.end() {
             let Some(bytes) = self.broker.store.record_at(at) else {
+                if ids.is_empty() && self.should_be_there(first) {
+                    return self.forget(first);
+                }
                 break;
             };
             let Ok(record) = RecordView::parse(&bytes) else {
@@ -154,6 +162,12 @@ impl Repeat {
         dedup::identity_of(record) == Some(self.identity())
             && topic_sum(topic) == first.topic_sum
             && record.queue_offset() < behind
+    }
+
+    /// Whether the queue begins in front of the first, so that retention did not take it.
+    fn should_be_there(&self, first: First) -> bool {
+        let begin = || self.broker.store.min_offset(&self.topic, first.queue);
+        self.is_plain && first.queue_offset >= begin()
     }
 
     /// Nothing is lost by "busy": here it is not stored, and whichever broker the client tries next stores it.
