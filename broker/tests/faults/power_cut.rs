@@ -1,20 +1,11 @@
 //! Numbered messages over power cuts: the device keeps what was synced and some of the rest, the windows' file is as it was
 //! at that moment. When everything is sent again, each message is there once; none is refused that is not there.
-#![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
-#[path = "../requests/client.rs"]
-#[allow(dead_code, reason = "this file uses a part")]
-mod client;
-#[path = "../../../store/tests/support/device.rs"]
-mod device;
-#[path = "../../../store/tests/support/faulty.rs"]
-mod faulty;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agena_broker::Broker;
 use agena_broker::config::{BrokerConfig, FlushDiskType};
@@ -24,9 +15,9 @@ use agena_protocol::headers::send::SendMessageRequestV2;
 use agena_protocol::request_code::RequestCode;
 use agena_store::medium::DiskMedium;
 
-use client::{Asked, message, properties, pull_of};
-use device::{Captured, Random, fast_dir};
-use faulty::FaultyMedium;
+use crate::client::{Asked, message, properties, pull_of};
+use crate::device::{Captured, Random, fast_dir};
+use crate::faulty::FaultyMedium;
 
 const WINDOW: usize = 200;
 /// What is sent again: more than a window, so that some of it is too old to be told.
@@ -116,6 +107,22 @@ fn moment(directory: &Path, medium: &FaultyMedium, answered: &AtomicU64) -> Mome
     }
 }
 
+/// What a snapshot may know and the device may not have is told right behind it.
+fn wait_for_snapshot(directory: &Path) {
+    let file = directory.join("config/dedup.windows");
+    let written = || {
+        std::fs::metadata(&file)
+            .and_then(|meta| meta.modified())
+            .ok()
+    };
+    let before = written();
+    let begin = Instant::now();
+    while written().is_none_or(|written| Some(written) == before) {
+        assert!(begin.elapsed() < Duration::from_secs(60), "no snapshot");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 async fn check(moment: &Moment, flush: FlushDiskType, random: &mut Random) {
     let image = fast_dir();
     moment.captured.image(image.path(), random);
@@ -190,9 +197,13 @@ async fn cut_power(flush: FlushDiskType) {
     let mut moments = Vec::new();
     let mut before = 0;
     while moments.len() < CUTS {
-        // Some are close to a snapshot, which comes once a second.
-        tokio::time::sleep(Duration::from_millis(100 + random.below(700))).await;
-        let moment = tokio::task::block_in_place(|| moment(&root, &medium, &answered));
+        tokio::time::sleep(Duration::from_millis(random.below(300))).await;
+        let moment = tokio::task::block_in_place(|| {
+            if moments.len().is_multiple_of(2) {
+                wait_for_snapshot(&root);
+            }
+            moment(&root, &medium, &answered)
+        });
         if moment.answered > before {
             before = moment.answered;
             moments.push(moment);
