@@ -151,7 +151,8 @@ pub(crate) struct Totals {
     pub(crate) sequences: usize,
     /// Repeats that were answered with the first result since start.
     pub(crate) repeats: u64,
-    /// Messages that were refused since start: older than their window, or no room for their producer.
+    /// Messages that were refused since start: older than their window, of a number that another message has, of a
+    /// transaction that is decided, or without room for their producer.
     pub(crate) refused: u64,
 }
 

@@ -19,9 +19,9 @@ use crate::client::{Asked, message, properties, pull_of};
 use crate::device::{Captured, Random, fast_dir};
 use crate::faulty::FaultyMedium;
 
-const WINDOW: usize = 200;
+const WINDOW: usize = 300;
 /// What is sent again: more than a window, so that some of it is too old to be told.
-const AGAIN: u64 = 500;
+const AGAIN: u64 = 400;
 const CUTS: usize = 6;
 /// Each so many-th number is a batch,
 const BATCH_EVERY: u64 = 8;

@@ -190,7 +190,7 @@ impl Repeat {
             return Some(Refused::new(
                 ResponseCode::MessageIllegal,
                 format!(
-                    "sequence {} of producer {} was used for another message: its body is not the same",
+                    "sequence {} of producer {} was used for another message, of another body or kind",
                     self.sequence, self.producer
                 ),
             ));
