@@ -176,3 +176,73 @@ pub(crate) fn identity_of<'r>(record: &RecordView<'r>) -> Option<Identity<'r>> {
     }
     Identity::of(producer, sequence).ok().flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use agena_protocol::offset::QueueOffset;
+    use agena_protocol::properties::PropertiesBuf;
+    use agena_protocol::record::{RecordEncoder, RecordFields};
+
+    use super::*;
+
+    fn has_identity(
+        topic: &str,
+        pairs: &[(&str, &str)],
+        change: impl Fn(&mut RecordFields<'_>),
+    ) -> bool {
+        let mut properties = PropertiesBuf::new();
+        for (name, value) in [(PRODUCER_ID, "p"), (SEQUENCE, "1")].iter().chain(pairs) {
+            properties.set(name, *value);
+        }
+        let properties = properties.encode();
+        let host = "127.0.0.1:10911".parse().unwrap();
+        let mut fields = RecordFields {
+            topic,
+            queue_id: QueueId::new(3),
+            flag: 0,
+            sys_flag: 0,
+            born_timestamp: 0,
+            born_host: host,
+            store_host: host,
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body: b"body",
+            properties: &properties,
+        };
+        change(&mut fields);
+        let mut encoder = RecordEncoder::new(fields, false).unwrap();
+        let mut bytes = vec![0; encoder.total_bytes()];
+        let place = (QueueOffset::new(0), PhysicalOffset::new(0));
+        encoder.write(&mut bytes, place.0, place.1, 0);
+        identity_of(&RecordView::parse(&bytes).unwrap()).is_some()
+    }
+
+    #[test]
+    fn copies_that_the_broker_made_have_no_identity() {
+        let real = [("REAL_TOPIC", "T"), ("REAL_QID", "3")];
+        let rolled = [real[0], real[1], ("TIMER_ROLL_TIMES", "1")];
+        let resumed = [real[0], real[1], (RESUMED_FROM, "100")];
+        for (topic, pairs, is_sent) in [
+            ("T", &[][..], true),
+            (topic::TRANS_HALF, &real[..], true),
+            (topic::SCHEDULE, &real, true),
+            (topic::TIMER_WHEEL, &real, true),
+            // A consumer that forwards all that it got.
+            ("Other", &real, true),
+            ("T", &resumed[1..], true),
+            // What was delivered in its time, what waits on, and what an operator asks for again.
+            ("T", &real, false),
+            (topic::TIMER_WHEEL, &rolled, false),
+            (topic::TRANS_HALF, &resumed, false),
+            (topic::TRANS_CHECK_MAX_TIME, &real, false),
+            ("%RETRY%G", &[], false),
+            ("%DLQ%G", &[], false),
+        ] {
+            let has = has_identity(topic, pairs, |_| {});
+            assert_eq!(has, is_sent, "{topic} {pairs:?}");
+        }
+        assert!(!has_identity("T", &[], |fields| fields.reconsume_times = 1));
+        let committed = |fields: &mut RecordFields<'_>| fields.prepared_transaction_offset = 7;
+        assert!(!has_identity("T", &[], committed));
+    }
+}
