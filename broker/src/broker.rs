@@ -416,10 +416,6 @@ async fn keep_house(broker: Arc<Broker>) {
             let before_ms = broker.clock.now_ms().saturating_sub(kept_ms);
             broker.offsets.forget_trails(before_ms);
         }
-        let saving = broker.clone();
-        let saved = tokio::task::spawn_blocking(move || saving.dedup.save_if_far(&saving.store));
-        // A panic was reported by the panic hook; there is nothing to add.
-        let _ = saved.await;
     }
 }
 

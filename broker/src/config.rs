@@ -238,6 +238,9 @@ broker_config! {
     dedup_window: usize = "dedupWindow", 1_000;
     /// A producer id that is silent for this long may make room for another. Our own key.
     dedup_producer_idle: Duration = "dedupProducerIdleMillis", Duration::from_secs(3600);
+    /// Bytes by which the log grows before the sequences are written down again: an open reads about so much of it to know
+    /// them. Fixed at the start. Our own key.
+    dedup_snapshot_distance: u64 = "dedupSnapshotBytes", 67_108_864;
     /// Sends are refused until this time, in ms since 1970. Changes at run time.
     start_accept_send_request_time_stamp: i64 = "startAcceptSendRequestTimeStamp", 0;
     /// Pause between full registrations with the name servers, held within 10 s and 60 s.

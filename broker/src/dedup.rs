@@ -6,14 +6,20 @@
 //! window is refused by name: whether it was stored is not known any more, and storing it twice would be worse.
 //!
 //! Guarantees: the log is the truth. What is in memory follows from the messages' own properties; at open it comes from
-//! the [`snapshot`] and the records behind its mark. Memory is bounded by `dedupProducersMax` × `dedupWindow`; a producer
+//! the [`snapshot`] and the records behind its mark ([`scan`]), and whoever answers a repeat looks at the first's record.
+//! Memory is bounded by `dedupProducersMax` × `dedupWindow`; a producer
 //! id beyond that takes the place of one that was silent for `dedupProducerIdleMillis`, else it is refused as busy.
 //! The original has nothing of the kind.
 
+mod file;
+mod scan;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,9 +32,11 @@ use agena_protocol::response_code::ResponseCode;
 use agena_store::Store;
 use parking_lot::Mutex;
 
+use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::send::Refused;
-use snapshot::SnapshotOfWindows;
+pub(crate) use scan::{identity_of, real_topic};
+use snapshot::Snapshots;
 use window::{Seen, Window};
 
 const PRODUCER_ID_BYTES_MAX: usize = 64;
@@ -121,7 +129,7 @@ pub(crate) enum Begun {
 /// All windows. One lock, taken by messages with an identity only.
 pub(crate) struct Dedup {
     table: Mutex<HashMap<Box<str>, Window>>,
-    file: SnapshotOfWindows,
+    snapshots: Snapshots,
     producers_max: usize,
     window: usize,
     repeats: AtomicU64,
@@ -143,7 +151,8 @@ pub(crate) struct Totals {
     pub(crate) sequences: usize,
     /// Repeats that were answered with the first result since start.
     pub(crate) repeats: u64,
-    /// Messages that were refused since start: older than their window, or no room for their producer.
+    /// Messages that were refused since start: older than their window, of a number that another message has, of a
+    /// transaction that is decided, or without room for their producer.
     pub(crate) refused: u64,
 }
 
@@ -152,7 +161,7 @@ impl Dedup {
     pub(crate) fn open(directory: &Path, config: &BrokerConfig, store: &Store) -> Self {
         let dedup = Self {
             table: Mutex::default(),
-            file: SnapshotOfWindows::new(directory),
+            snapshots: Snapshots::new(directory, config),
             producers_max: config.dedup_producers_max.max(1),
             window: config.dedup_window.max(1),
             repeats: AtomicU64::new(0),
@@ -162,36 +171,32 @@ impl Dedup {
         dedup
     }
 
-    /// Decides what becomes of a message for `topic`. `answer` is used for repeats and for what is refused; with none
-    /// the answer would go to nobody.
+    /// Decides what becomes of a message for `topic`, or of a batch of `count`. `answer` is used for repeats and for what
+    /// is refused; with none the answer would go to nobody.
     pub(crate) fn begin(
         self: &Arc<Self>,
         identity: Identity<'_>,
-        topic: &str,
+        (topic, count): (&str, u32),
         now: Now,
         answer: impl FnOnce() -> Answer,
     ) -> Begun {
         let (producer, sequence) = (identity.producer, identity.sequence);
         let mut table = self.table.lock();
-        if !table.contains_key(producer) {
-            if let Err(refused) = self.make_room(&mut table, now) {
-                drop(table);
-                return self.refuse(refused, answer());
+        let window = match table.get_mut(producer) {
+            Some(window) => window,
+            None => {
+                if let Err(refused) = self.make_room(&mut table, now) {
+                    drop(table);
+                    return self.refuse(refused, answer());
+                }
+                let place = table.entry(producer.into());
+                place.or_insert_with(|| Window::new(now.wall_ms))
             }
-            table.insert(producer.into(), Window::new(now.wall_ms));
-        }
-        let Some(window) = table.get_mut(producer) else {
-            return Begun::Repeat;
         };
-        match window.look(sequence) {
+        match window.look(sequence, self.window) {
             Seen::New => {
                 window.reserve(sequence, now.log_end);
-                Begun::First(Reservation {
-                    dedup: self.clone(),
-                    producer: producer.into(),
-                    sequence,
-                    is_open: true,
-                })
+                Begun::First(self.reservation(identity))
             }
             Seen::Stored(first) if first.topic_sum != topic_sum(topic) => {
                 drop(table);
@@ -199,6 +204,12 @@ impl Dedup {
                     "sequence {sequence} of producer {producer} was used for another topic"
                 );
                 self.refuse(Refused::new(ResponseCode::MessageIllegal, remark), answer())
+            }
+            // A crash took the rest of the batch, which nobody was answered for. The rest alone would not stand behind
+            // what is left, so that no later repeat could be answered with all places: the whole is stored.
+            Seen::Stored(first) if first.count < count => {
+                window.reserve(sequence, now.log_end);
+                Begun::First(self.reservation(identity))
             }
             Seen::Stored(first) => {
                 drop(table);
@@ -227,16 +238,48 @@ impl Dedup {
         }
     }
 
+    fn reservation(self: &Arc<Self>, identity: Identity<'_>) -> Reservation {
+        Reservation {
+            dedup: self.clone(),
+            producer: identity.producer.into(),
+            sequence: identity.sequence,
+            is_open: true,
+        }
+    }
+
     fn refuse(&self, refused: Refused, answer: Answer) -> Begun {
-        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.count_refused();
         answer(Err(refused));
         Begun::Repeat
+    }
+
+    /// A message was refused for what is known of its identity.
+    pub(crate) fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether a message is a repeat, of what is stored or is being stored.
+    pub(crate) fn knows(&self, identity: Identity<'_>) -> bool {
+        let table = self.table.lock();
+        let window = table.get(identity.producer);
+        window.is_some_and(|window| window.knows(identity.sequence))
+    }
+
+    /// What was kept of an identity does not hold: the next message with it is a first.
+    pub(crate) fn forget(&self, identity: Identity<'_>, first: First) {
+        if let Some(window) = self.table.lock().get_mut(identity.producer) {
+            window.forget(identity.sequence, first);
+        }
     }
 
     /// Room for one more producer id: that of the one which is silent for longest, if that is long enough.
     fn make_room(&self, table: &mut HashMap<Box<str>, Window>, now: Now) -> Result<(), Refused> {
         if table.len() < self.producers_max {
             return Ok(());
+        }
+        // Where the clock was set back, what seems to come from the future is taken to be of now, or it would stay.
+        for window in table.values_mut() {
+            window.last_ms = window.last_ms.min(now.wall_ms);
         }
         let idle_ms = i64::try_from(now.idle.as_millis()).unwrap_or(i64::MAX);
         let silent = table
@@ -276,14 +319,38 @@ impl Dedup {
         }
     }
 
-    /// Writes the snapshot when the log has grown so much since the last that a scan would take long. May block.
-    pub(crate) fn save_if_far(&self, store: &Store) {
-        snapshot::save_if_far(self, store);
-    }
-
     /// Writes the snapshot, at a stop.
     pub(crate) fn save(&self, store: &Store) {
-        snapshot::save(self, store);
+        snapshot::save_at_stop(self, store);
+    }
+}
+
+/// Pause between looks at how far the log has grown.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+
+/// Writing snapshots takes at most one part in so many of the time, however fast the log grows,
+const SHARE_OF_TIME: u32 = 50;
+
+/// unless it is so slow that the log grows far meanwhile.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Writes the snapshot whenever the log has grown so much since the last that a scan would take long.
+pub(crate) async fn keep_snapshots(broker: Arc<Broker>) {
+    let mut stopping = broker.stopping();
+    let mut pause = LOOK_PERIOD;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stopping.wait_for(|stops| *stops) => return,
+        }
+        let begun = tokio::time::Instant::now();
+        let of_thread = broker.clone();
+        let saving = tokio::task::spawn_blocking(move || {
+            snapshot::save_if_far(&of_thread.dedup, &of_thread.store);
+        });
+        // A panic was reported by the panic hook; there is nothing to add.
+        let _ = saving.await;
+        pause = (begun.elapsed() * SHARE_OF_TIME).clamp(LOOK_PERIOD, PAUSE_MAX);
     }
 }
 
@@ -328,8 +395,17 @@ impl Reservation {
         self.is_open = false;
         let waiters = {
             let mut table = self.dedup.table.lock();
-            let window = table.get_mut(&self.producer);
-            window.map_or_else(Vec::new, |window| window.give_up(self.sequence))
+            match table.entry(std::mem::take(&mut self.producer)) {
+                Entry::Vacant(_) => Vec::new(),
+                Entry::Occupied(mut window) => {
+                    let waiters = window.get_mut().give_up(self.sequence);
+                    // An id of which nothing is stored takes nobody's place.
+                    if window.get().is_empty() {
+                        window.remove();
+                    }
+                    waiters
+                }
+            }
         };
         for answer in waiters {
             answer(Err(refused.clone()));
@@ -342,42 +418,6 @@ impl Drop for Reservation {
         if self.is_open {
             let remark = "the first message with this sequence was not stored";
             self.give_up(&Refused::new(ResponseCode::ServiceNotAvailable, remark));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn identities_are_checked() {
-        let of = |producer, sequence| Identity::of(producer, sequence);
-        assert_eq!(of(None, None), Ok(None));
-        let identity = of(Some("order-1_a.b"), Some("18446744073709551615"));
-        let sequence = u64::MAX;
-        let producer = "order-1_a.b";
-        assert_eq!(identity, Ok(Some(Identity { producer, sequence })));
-        let long = "x".repeat(65);
-        for (producer, sequence) in [
-            (None, Some("1")),
-            (Some("p"), None),
-            (Some(""), Some("1")),
-            (Some("a b"), Some("1")),
-            (Some("ä"), Some("1")),
-            (Some(long.as_str()), Some("1")),
-            (Some("p"), Some("")),
-            (Some("p"), Some("+1")),
-            (Some("p"), Some("-1")),
-            (Some("p"), Some("1.0")),
-            (Some("p"), Some("18446744073709551616")),
-        ] {
-            let refused = of(producer, sequence).unwrap_err();
-            assert_eq!(
-                refused.code,
-                ResponseCode::MessageIllegal,
-                "{producer:?} {sequence:?}"
-            );
         }
     }
 }

@@ -177,6 +177,11 @@ impl Transactions {
         }
     }
 
+    /// Whether the half at this place still waits for its end, or is still to appear.
+    pub(crate) fn is_undecided(&self, at: QueueOffset, physical: PhysicalOffset) -> bool {
+        self.halves.is_undecided(at, physical)
+    }
+
     /// Writes the progress marks as consumer offsets, where the original keeps them.
     ///
     /// A mark is written when all that it speaks of is on the device: else a power cut could take back a commit and keep

@@ -12,7 +12,7 @@ use agena_protocol::record::records;
 use agena_protocol::request_code::RequestCode;
 
 use crate::link::Link;
-use crate::producer::Producer;
+use crate::producer::{Producer, messages_of};
 use crate::{Outcome, QUEUES, TOPIC};
 
 /// Inline subscription, so that no heartbeat is needed.
@@ -77,10 +77,19 @@ impl Stored {
         for producer in producers {
             for (number, place) in (0..).zip(&producer.places) {
                 known += 1;
-                let answered = place.as_ref().map(|place| (place.queue, place.offset));
+                let count = messages_of(number);
                 let stored = self.0.get(&(producer.id.clone(), number));
                 let stored = stored.map_or(&[][..], Vec::as_slice);
-                if answered.is_none_or(|answered| *stored != [answered]) {
+                let answered: Vec<_> = place
+                    .iter()
+                    .flat_map(|place| (place.offset..).take(count).map(|at| (place.queue, at)))
+                    .collect();
+                // A kill within the copying leaves a part of a batch, which nobody was answered for.
+                let (own, part): (Vec<_>, Vec<(i32, i64)>) = stored
+                    .iter()
+                    .copied()
+                    .partition(|place| answered.contains(place));
+                if own != answered || part.len() >= count {
                     faults.push(format!(
                         "{} {number}: answered {answered:?}, stored {stored:?}",
                         producer.id

@@ -1,13 +1,16 @@
 //! Every message sent twice, while name server and broker are killed: each is stored once, and both answers are alike.
 //! `.ci/dedup` calls it; the servers are those of `.ci/servers`.
 //!
-//! Producers number their messages and send each of them a second time: right behind the first in the same write, after
-//! its answer, some hundred messages later, or when a killed broker is back. The second one asks for another queue, and is
-//! to be answered with the place of the first. What was not answered when the broker died is sent until it is. In the end
-//! the queues are read back: every number once, at the place that was answered.
+//! Producers number their messages and batches and send each of them a second time: right behind the first in the same
+//! write, after its answer, some hundred messages later, or when a killed broker is back. The second one asks for another
+//! queue, comes in another form (codes 10 and 310, both headers), and is to be answered as the first. What was not answered
+//! when the broker died is sent until it is. Each kill waits until the broker has written down what it remembers since its
+//! start, so that the next start begins within the log. In the end the queues are read back: every number once, at the place
+//! that was answered.
 
 mod audit;
 mod link;
+mod pace;
 mod producer;
 #[path = "../crash/servers.rs"]
 mod servers;
@@ -17,13 +20,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::Parser;
 
 use audit::{Stored, runtime};
 use link::Link;
+use pace::Pace;
 use producer::Producer;
 use servers::Servers;
 
@@ -32,6 +35,9 @@ const QUEUES: i32 = 4;
 
 /// Nothing may take longer than this.
 const LIMIT: Duration = Duration::from_secs(900);
+
+/// The broker writes down what it remembers in this time, when there is enough of it.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
 
 pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -106,11 +112,16 @@ fn run(arguments: &Arguments) -> Outcome<u32> {
     Link::connect(&address)?.create_topic(TOPIC, QUEUES)?;
     let before = anonymous_kib(&arguments.directory)?;
     let begin = Instant::now();
-    let mut producers = load(arguments, &servers, &address)?;
+    let mut unwritten = Vec::new();
+    let mut producers = load(arguments, &servers, &address, &mut unwritten)?;
     let (took, after) = (begin.elapsed(), anonymous_kib(&arguments.directory)?);
     let counters = runtime(&address)?;
 
     let mut verdict = Verdict::default();
+    verdict.check(
+        "what is remembered is written down between kills",
+        &unwritten,
+    );
     let faults: Vec<String> = producers
         .iter_mut()
         .flat_map(Producer::take_faults)
@@ -166,31 +177,49 @@ fn run(arguments: &Arguments) -> Outcome<u32> {
 }
 
 /// Has all messages sent twice, and kills the servers meanwhile.
-fn load(arguments: &Arguments, servers: &Servers, address: &str) -> Outcome<Vec<Producer>> {
-    let answered = Arc::new(AtomicU64::new(0));
+fn load(
+    arguments: &Arguments,
+    servers: &Servers,
+    address: &str,
+    unwritten: &mut Vec<String>,
+) -> Outcome<Vec<Producer>> {
+    let pace = Arc::new(Pace::default());
     let each = arguments.messages.div_ceil(arguments.producers);
     let threads: Vec<_> = (0..arguments.producers)
         .map(|number| {
             let mut producer = Producer::new(number, address, arguments.seed);
-            let answered = Arc::clone(&answered);
+            let pace = Arc::clone(&pace);
             std::thread::spawn(move || -> Outcome<Producer> {
-                producer.send_all(each, &answered)?;
+                producer.send_all(each, &pace)?;
                 Ok(producer)
             })
         })
         .collect();
     let deadline = Instant::now() + LIMIT;
+    let mut started = SystemTime::now();
     for kill in 1..=arguments.kills {
         let due = each * arguments.producers * kill / (arguments.kills + 1);
-        while answered.load(Ordering::Relaxed) < due {
+        while pace.answered() < due {
             if Instant::now() > deadline || threads.iter().all(|thread| thread.is_finished()) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        let answered = answered.load(Ordering::Relaxed);
+        // The producers rest meanwhile, or a fast broker would have answered everything before the kill.
+        pace.rest(true);
+        let is_written = wait_for_snapshot(&arguments.directory, started);
+        pace.rest(false);
+        if !is_written {
+            unwritten.push(format!("nothing in front of kill {kill}"));
+        }
+        let resumed = pace.answered();
+        while is_written && pace.answered() == resumed && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let answered = pace.answered();
         let begin = Instant::now();
         servers.kill()?;
+        started = SystemTime::now();
         servers.up()?;
         say(&format!(
             "kill {kill} after {answered} messages, up again after {} ms",
@@ -201,6 +230,20 @@ fn load(arguments: &Arguments, servers: &Servers, address: &str) -> Outcome<Vec<
     joined
         .map(|joined| joined.map_err(|_| "a producer panicked")?)
         .collect()
+}
+
+/// Whether the broker writes down what it remembers, after a time; at its start it may do so too.
+fn wait_for_snapshot(directory: &Path, after: SystemTime) -> bool {
+    let file = directory.join("store/config/dedup.windows");
+    let deadline = Instant::now() + WRITTEN_WITHIN;
+    while Instant::now() < deadline {
+        let written = std::fs::metadata(&file).and_then(|meta| meta.modified());
+        if written.is_ok_and(|written| written > after) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
 }
 
 /// What the broker's process holds itself.

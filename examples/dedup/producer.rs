@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use agena_protocol::batch::InnerMessage;
 use agena_protocol::command::Command;
-use agena_protocol::headers::send::SendMessageRequestV2;
+use agena_protocol::frame::SerializeType;
+use agena_protocol::headers::send::{SendMessageRequest, SendMessageRequestV2};
 use agena_protocol::properties::{self, PropertiesBuf};
 use agena_protocol::request_code::RequestCode;
 use agena_protocol::response_code::ResponseCode;
 
 use crate::link::Link;
+use crate::pace::Pace;
 use crate::{LIMIT, Outcome, QUEUES, TOPIC};
 
 /// Messages of one write.
@@ -22,10 +24,27 @@ const LATE_MAX: u64 = 500;
 
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 
-/// What an answer says about where a message is.
+/// Every so many numbers, one is a batch,
+const BATCH_EVERY: u64 = 16;
+
+/// of so many messages.
+const BATCH: usize = 5;
+
+/// How many messages a number stands for.
+pub(crate) fn messages_of(number: u64) -> usize {
+    if number.is_multiple_of(BATCH_EVERY) {
+        BATCH
+    } else {
+        1
+    }
+}
+
+/// What an answer says: that it is well, and where the message is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
+    code: i32,
     msg_id: String,
+    transaction_id: Option<String>,
     pub(crate) queue: i32,
     pub(crate) offset: i64,
 }
@@ -59,11 +78,12 @@ impl Producer {
         std::mem::take(&mut self.faults)
     }
 
-    /// Sends so many messages, each at least twice, and counts those in `answered` that are done.
-    pub(crate) fn send_all(&mut self, count: u64, answered: &AtomicU64) -> Outcome<()> {
+    /// Sends so many messages, each at least twice, and counts those that are done.
+    pub(crate) fn send_all(&mut self, count: u64, pace: &Pace) -> Outcome<()> {
         let mut late: BTreeSet<u64> = BTreeSet::new();
         let mut next = 0;
         while next < count || !late.is_empty() {
+            pace.wait();
             let round: Vec<u64> = (next..count.min(next + ROUND)).collect();
             next += ROUND;
             let (mut first, mut second) = (Vec::new(), Vec::new());
@@ -88,7 +108,7 @@ impl Producer {
                 // Some of these were the first that the new process heard of their producer.
                 self.deliver(&first)?;
             }
-            answered.fetch_add(u64::try_from(round.len())?, Ordering::Relaxed);
+            pace.did(u64::try_from(round.len())?);
         }
         Ok(())
     }
@@ -132,6 +152,10 @@ impl Producer {
         let mut frames = Vec::new();
         for (at, &number) in open.iter().enumerate() {
             let mut request = self.request(number, at);
+            // The attempts of a message come in all forms.
+            if self.chance.bool() {
+                request.serialize = SerializeType::Rocketmq;
+            }
             request.opaque = i32::try_from(at).unwrap_or(i32::MAX);
             under_way.insert(request.opaque, number);
             frames.extend(request.encode());
@@ -153,16 +177,23 @@ impl Producer {
     /// Compares an answer with those before it. False if the message has to be sent again.
     fn learn(&mut self, number: u64, answer: &Command) -> bool {
         let code = answer.response_code();
+        // The last is stored, and said to be in memory only: a repeat is answered when it is on the device.
         if matches!(
             code,
-            Some(ResponseCode::SystemBusy | ResponseCode::ServiceNotAvailable)
+            Some(
+                ResponseCode::SystemBusy
+                    | ResponseCode::ServiceNotAvailable
+                    | ResponseCode::FlushDiskTimeout
+            )
         ) {
             return false;
         }
         let field = |name: &str| answer.ext.get(name);
         let place = || {
             Some(Place {
+                code: answer.code,
                 msg_id: field("msgId")?.to_owned(),
+                transaction_id: field("transactionId").map(str::to_owned),
                 queue: field("queueId")?.parse().ok()?,
                 offset: field("queueOffset")?.parse().ok()?,
             })
@@ -175,6 +206,10 @@ impl Producer {
             ));
             return true;
         };
+        let ids = place.msg_id.split(',').count();
+        if ids != messages_of(number) {
+            self.faults.push(format!("{} {number}: {ids} ids", self.id));
+        }
         let index = usize::try_from(number).unwrap_or(usize::MAX);
         if let Some(known) = self.places.get_mut(index) {
             match known {
@@ -189,24 +224,64 @@ impl Producer {
         true
     }
 
-    /// The message of this number. `turn` changes the queue that is asked for: a repeat need not ask for the first one.
-    fn request(&self, number: u64, turn: usize) -> Command {
+    /// The message of this number, or the batch. `turn` changes the queue that is asked for: a repeat need not ask for the
+    /// first one.
+    fn request(&mut self, number: u64, turn: usize) -> Command {
         let mut all = PropertiesBuf::new();
         all.set(properties::PRODUCER_ID, self.id.as_str());
         all.set(properties::SEQUENCE, number.to_string());
         all.set(properties::UNIQ_KEY, format!("{}-{number}", self.id));
         let properties = String::from_utf8_lossy(&all.encode()).into_owned();
+        let queue_id = i32::try_from(turn).unwrap_or(0) % QUEUES;
+        let is_batch = messages_of(number) > 1;
+        let body = if is_batch {
+            self.batch(number)
+        } else {
+            format!("{} {number}", self.id).into_bytes()
+        };
+        if !is_batch && self.chance.bool() {
+            let header = SendMessageRequest {
+                producer_group: "dedup-producers",
+                topic: TOPIC,
+                default_topic: "TBW102",
+                default_topic_queue_nums: QUEUES,
+                queue_id,
+                properties: Some(&properties),
+                ..SendMessageRequest::default()
+            };
+            return Command::request(RequestCode::SendMessage)
+                .with_header(&header)
+                .with_body(body);
+        }
         let header = SendMessageRequestV2 {
             producer_group: "dedup-producers",
             topic: TOPIC,
             default_topic: "TBW102",
             default_topic_queue_nums: QUEUES,
-            queue_id: i32::try_from(turn).unwrap_or(0) % QUEUES,
+            queue_id,
             properties: Some(&properties),
+            batch: Some(is_batch),
             ..SendMessageRequestV2::default()
         };
-        Command::request(RequestCode::SendMessageV2)
-            .with_header(&header)
-            .with_body(format!("{} {number}", self.id).into_bytes())
+        let code = match is_batch {
+            true => RequestCode::SendBatchMessage,
+            false => RequestCode::SendMessageV2,
+        };
+        Command::request(code).with_header(&header).with_body(body)
+    }
+
+    fn batch(&self, number: u64) -> Vec<u8> {
+        let mut body = Vec::new();
+        for part in 0..messages_of(number) {
+            let text = format!("{} {number} {part}", self.id);
+            let part = InnerMessage {
+                flag: 0,
+                body: text.as_bytes(),
+                properties: b"",
+            };
+            // It is short enough for the lengths of a batch.
+            let _ = part.write(&mut body);
+        }
+        body
     }
 }

@@ -148,6 +148,8 @@ async fn what_numbered_producers_send_over_kills_is_stored_once() {
         "flushDiskType=SYNC_FLUSH",
         "maxHashSlotNum=1000",
         "maxIndexNum=4000",
+        // What is remembered is written down now and then, and starts begin within the log.
+        "dedupSnapshotBytes=65536",
     ]);
     servers.raw().create_topic("numbered", 1);
     let directory = tempfile::tempdir().expect("a directory");

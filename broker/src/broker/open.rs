@@ -26,7 +26,7 @@ use crate::admin::assignment::RequestModes;
 use crate::admin::broker::ColdReadThresholds;
 use crate::backlog::Pace;
 use crate::config::{BrokerConfig, ConfigCell, ConfigError, FlushDiskType};
-use crate::dedup::Dedup;
+use crate::dedup::{self, Dedup};
 use crate::delay::store_log::StoreLog;
 use crate::delay::timers::TimerRules;
 use crate::delay::{Delay, DelaySettings, SendRules, levels};
@@ -127,9 +127,10 @@ impl Ports {
             } else {
                 TcpSocket::new_v6()
             }?;
-            // Only the port that is named may be shared, with our own listener.
-            socket.set_reuseaddr(true)?;
             socket.bind(SocketAddr::new(ip, port))?;
+            // Behind the bind, so that nobody's port is shared but this one, and with our own listener only: another broker
+            // that looks for ports binds without it, as we did.
+            socket.set_reuseaddr(true)?;
             Ok::<_, std::io::Error>(socket)
         };
         let main = hold(0)?;
@@ -270,6 +271,7 @@ async fn serve(broker: &Arc<Broker>, ports: Ports) -> Result<RunningBroker, Star
     let tasks = vec![
         tokio::spawn(pull::answer_expired(broker.clone())),
         tokio::spawn(keep_house(broker.clone())),
+        tokio::spawn(dedup::keep_snapshots(broker.clone())),
         tokio::spawn(keep_permission(broker.clone())),
         tokio::spawn(keep_offsets(broker.clone())),
         tokio::spawn(check_back::run(broker.clone())),

@@ -1,301 +1,251 @@
-//! `config/dedup.json`: the windows as they were when the log ended at a mark, so that an open need not read the whole
-//! log. Written when the log has grown by [`SCAN_BYTES`] since, and at a stop.
+//! When the windows are written to their [`file`], and what of it holds at an open.
 //!
-//! Only what is on the device is written, so no power cut makes it speak of messages that are gone. What it says is
-//! checked by a sum. Without the file the windows are empty, as in a store that never had any; a file that does not hold
-//! costs a scan of the whole log. The original does not look at it.
+//! The file holds the windows with a mark in the log, so that an open need not read the whole log. It is written when the
+//! log has grown by `dedupSnapshotBytes` since, and at a stop. It takes its place when the log is on the device as far as
+//! it went when the last window was copied, so that no power cut makes it speak of messages that are gone. What it knows
+//! from behind its mark is met again by the [`scan`], which changes nothing then.
+//!
+//! A file of another log, or of a longer one, is not believed: the mark must lie within the log, and the youngest record
+//! that the file speaks of must be there. The original does not look at it.
 
-use std::collections::HashMap;
+#[cfg(test)]
+mod tests;
+
+use std::io;
 use std::path::Path;
 
-use agena_protocol::offset::{PhysicalOffset, QueueOffset};
-use agena_protocol::properties;
-use agena_protocol::properties::{PRODUCER_ID, SEQUENCE};
-use agena_protocol::queue::QueueId;
+use agena_protocol::offset::PhysicalOffset;
 use agena_protocol::record::RecordView;
-use agena_protocol::topic;
 use agena_store::Store;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
+use super::file::{self, Anchor, Bounds, Found, WindowsFile};
 use super::window::Window;
-use super::{Dedup, First, Identity, topic_sum};
-use crate::snapshot_files::{SnapshotError, SnapshotFile};
+use super::{Dedup, First, scan};
+use crate::config::BrokerConfig;
 
-/// An open reads at most this much of the log, and what is written in the ten seconds between two looks.
-const SCAN_BYTES: u64 = 64 << 20;
-
-/// The file and its mark.
+/// The file, and how far behind the log it is.
 #[derive(Debug)]
-pub(super) struct SnapshotOfWindows {
-    file: SnapshotFile,
-    mark: Mutex<PhysicalOffset>,
+pub(super) struct Snapshots {
+    file: WindowsFile,
+    distance: u64,
+    log_file_bytes: u64,
+    /// Held while a file is written. Never taken under the table's lock.
+    state: Mutex<State>,
 }
 
-impl SnapshotOfWindows {
-    pub(super) fn new(directory: &Path) -> Self {
+#[derive(Debug, Default)]
+struct State {
+    /// That of the file which is in its place; `None` when there is none that holds.
+    mark: Option<PhysicalOffset>,
+    written: Option<Written>,
+    /// An error is reported once.
+    is_failing: bool,
+}
+
+/// A file that takes its place when the log is on the device up to `end`.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    mark: PhysicalOffset,
+    end: PhysicalOffset,
+}
+
+impl Snapshots {
+    pub(super) fn new(directory: &Path, config: &BrokerConfig) -> Self {
         Self {
-            file: SnapshotFile::new(directory, "dedup.json"),
-            mark: Mutex::new(PhysicalOffset::new(0)),
+            file: WindowsFile::new(directory),
+            distance: config.dedup_snapshot_distance,
+            log_file_bytes: config.mapped_file_size_commit_log.max(1),
+            state: Mutex::default(),
         }
     }
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Written {
-    /// Every record in front of it is accounted for.
-    mark: u64,
-    /// Of `windows`, as text.
-    crc32: u32,
-    windows: Vec<WrittenWindow>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct WrittenWindow {
-    producer: String,
-    floor: Option<u64>,
-    last: i64,
-    stored: Vec<WrittenFirst>,
-}
-
-/// Sequence, place, bytes, queue offset, queue, messages, sum of the topic.
-#[derive(Serialize, Deserialize)]
-struct WrittenFirst(u64, u64, u32, u64, u32, u32, u32);
-
-fn sum(windows: &[WrittenWindow]) -> u32 {
-    // Numbers, texts and lists: there is nothing in them that JSON could not say.
-    serde_json::to_vec(windows).map_or(0, |text| crc32fast::hash(&text))
-}
-
+/// Writes the file if the log has grown far enough, or if there is none. May block.
 pub(super) fn save_if_far(dedup: &Dedup, store: &Store) {
-    let mark = dedup.file.mark.lock().number();
-    if store.durable_end().number().saturating_sub(mark) >= SCAN_BYTES {
-        save(dedup, store);
+    let mut state = dedup.snapshots.state.lock();
+    if state.written.is_none() {
+        let behind = |mark: PhysicalOffset| {
+            let grown = store.log_end().number().saturating_sub(mark.number());
+            grown >= dedup.snapshots.distance.max(1)
+        };
+        if !state.mark.is_none_or(behind) {
+            return;
+        }
+        save(dedup, store, &mut state);
+    }
+    put_in_place(dedup, store, &mut state);
+}
+
+/// Writes the file when the log is closed, and all of it on the device.
+pub(super) fn save_at_stop(dedup: &Dedup, store: &Store) {
+    let mut state = dedup.snapshots.state.lock();
+    save(dedup, store, &mut state);
+    put_in_place(dedup, store, &mut state);
+}
+
+fn save(dedup: &Dedup, store: &Store, state: &mut State) {
+    state.written = None;
+    match write(dedup, store) {
+        Ok(written) => state.written = Some(written),
+        Err(fault) => state.report(&fault),
     }
 }
 
-pub(super) fn save(dedup: &Dedup, store: &Store) {
-    // Looked at first: what is stored while the windows are copied lies behind it.
-    let durable = store.durable_end();
-    let (mark, windows) = {
+fn put_in_place(dedup: &Dedup, store: &Store, state: &mut State) {
+    let Some(written) = state.written else {
+        return;
+    };
+    if store.durable_end() < written.end {
+        return;
+    }
+    state.written = None;
+    match dedup.snapshots.file.replace(state.mark.is_some()) {
+        Ok(()) => {
+            state.mark = Some(written.mark);
+            state.is_failing = false;
+        }
+        Err(fault) => {
+            state.mark = None;
+            state.report(&fault);
+        }
+    }
+}
+
+impl State {
+    fn report(&mut self, fault: &io::Error) {
+        if !std::mem::replace(&mut self.is_failing, true) {
+            tracing::error!(
+                %fault,
+                "the windows of producers are not saved, which is tried again; the next start reads more of the log"
+            );
+        }
+    }
+}
+
+/// Writes the windows to a new file, one by one, so that no message waits for more than one.
+fn write(dedup: &Dedup, store: &Store) -> io::Result<Written> {
+    // Looked at before the table: what is reserved later is stored behind it.
+    let log_end = store.log_end();
+    let (mark, producers) = {
         let table = dedup.table.lock();
         // A message that is just being stored may be in the log already and is not in its window yet.
         let flying = table.values().filter_map(Window::begun_at).min();
-        let mark = flying.map_or(durable, |flying| flying.min(durable));
-        let windows = table.iter();
-        let windows = windows.map(|(producer, window)| written(producer, window, mark));
-        (mark, windows.collect::<Vec<_>>())
+        let mark = flying.map_or(log_end, |flying| flying.min(log_end));
+        let producers: Vec<Box<str>> = table.keys().cloned().collect();
+        (mark, producers)
     };
-    let written = Written {
-        mark: mark.number(),
-        crc32: sum(&windows),
-        windows,
-    };
-    let saved = serde_json::to_vec(&written)
-        .map_err(|fault| fault.to_string())
-        .and_then(|text| {
-            let saved: Result<(), SnapshotError> = dedup.file.file.save(&text);
-            saved.map_err(|fault| fault.to_string())
-        });
-    match saved {
-        Ok(()) => *dedup.file.mark.lock() = mark,
-        Err(fault) => tracing::error!(
-            fault,
-            "the windows of producers are not saved; the next start reads more of the log"
-        ),
+    let mut writer = dedup.snapshots.file.write(mark)?;
+    let mut youngest: Option<First> = None;
+    for producer in producers {
+        let copied = {
+            let table = dedup.table.lock();
+            let window = table
+                .get(&producer)
+                .filter(|window| window.is_worth_keeping());
+            window.map(|window| {
+                let entries: Vec<_> = window.entries().collect();
+                (window.floor, window.last_ms, entries)
+            })
+        };
+        let Some((floor, last_ms, entries)) = copied else {
+            continue;
+        };
+        let firsts = entries.iter().map(|(_, first)| *first).chain(youngest);
+        youngest = firsts.max_by_key(|first| first.physical);
+        writer.window(&producer, floor, last_ms, &entries)?;
     }
+    let end = store.log_end();
+    writer.finish(youngest.and_then(|first| anchor_at(store, first.physical)))?;
+    Ok(Written { mark, end })
 }
 
-fn written(producer: &str, window: &Window, mark: PhysicalOffset) -> WrittenWindow {
-    let stored = window.entries().filter(|(_, first)| first.end() <= mark);
-    WrittenWindow {
-        producer: producer.to_owned(),
-        floor: window.floor,
-        last: window.last_ms,
-        stored: stored
-            .map(|(sequence, first)| {
-                WrittenFirst(
-                    sequence,
-                    first.physical.number(),
-                    first.bytes,
-                    first.queue_offset.number(),
-                    first.queue.number(),
-                    first.count,
-                    first.topic_sum,
-                )
-            })
-            .collect(),
-    }
+fn anchor_at(store: &Store, physical: PhysicalOffset) -> Option<Anchor> {
+    let bytes = store.record_at(physical)?;
+    let record = RecordView::parse(&bytes).ok()?;
+    Some(Anchor {
+        physical: physical.number(),
+        stored_ms: record.store_timestamp(),
+        sum: crc32fast::hash(&bytes),
+    })
 }
 
 /// Fills the windows from the file and from the log behind its mark.
 pub(super) fn rebuild(dedup: &Dedup, store: &Store) {
-    let end = store.log_end();
-    let mark = match dedup.file.file.load::<Written>() {
-        Ok(Some(written)) if written.crc32 == sum(&written.windows) => {
-            let mark = PhysicalOffset::new(written.mark).min(end);
-            *dedup.table.lock() = tables(written.windows, end);
-            mark
+    let file = &dedup.snapshots.file;
+    let held = match held_in(dedup, store, file.path()) {
+        Held::Yes(found) => {
+            dedup.snapshots.state.lock().mark = Some(found.mark);
+            Held::Yes(found)
         }
-        Ok(None) => end,
-        Ok(Some(_)) | Err(_) => {
+        // What lies in front of it is good still, and older.
+        Held::No => match held_in(dedup, store, &file.backup()) {
+            Held::None => Held::No,
+            other => other,
+        },
+        Held::None => held_in(dedup, store, &file.backup()),
+    };
+    let from = match held {
+        Held::Yes(found) => {
+            *dedup.table.lock() = found.windows;
+            found.mark
+        }
+        Held::No => {
             tracing::warn!(
-                file = %dedup.file.file.path().display(),
+                file = %file.path().display(),
                 "the windows of producers do not hold and are rebuilt from the whole log"
             );
             PhysicalOffset::new(0)
         }
+        Held::None => near_end(dedup, store),
     };
-    let mut scan = Scan { dedup, last: None };
-    let stopped = store.scan(mark, |record| scan.record(record));
-    if stopped < end {
-        tracing::warn!(
-            at = stopped.number(),
-            "the log was not read to its end for the windows of producers: a repeat may be stored twice"
-        );
-    }
-    *dedup.file.mark.lock() = mark;
-    // Without a file the next open would not know where to begin.
-    if !dedup.file.file.path().exists() {
-        save(dedup, store);
-    }
+    scan::scan(dedup, store, from);
     save_if_far(dedup, store);
 }
 
-fn tables(windows: Vec<WrittenWindow>, end: PhysicalOffset) -> HashMap<Box<str>, Window> {
-    let first = |written: WrittenFirst| {
-        let WrittenFirst(sequence, physical, bytes, queue_offset, queue, count, topic_sum) =
-            written;
-        let first = First {
-            physical: PhysicalOffset::new(physical),
-            queue_offset: QueueOffset::new(queue_offset),
-            queue: QueueId::new(queue),
-            bytes,
-            count,
-            topic_sum,
-        };
-        (sequence, first)
+/// Whether there is a file that holds.
+enum Held {
+    Yes(Found),
+    No,
+    None,
+}
+
+fn held_in(dedup: &Dedup, store: &Store, path: &Path) -> Held {
+    let bounds = Bounds {
+        producers_max: dedup.producers_max,
+        window: dedup.window,
     };
-    windows
-        .into_iter()
-        .map(|window| {
-            // What a crash took from the end of the log was not stored.
-            let stored = window.stored.into_iter().map(first);
-            let stored = stored.filter(|(_, first)| first.end() <= end).collect();
-            let whole = Window::of(window.floor, window.last, stored);
-            (window.producer.into(), whole)
-        })
-        .collect()
+    let fault = match file::read(path, bounds) {
+        Ok(None) => return Held::None,
+        Ok(Some(found)) if found.mark > store.log_end() => "it is of a longer log".to_owned(),
+        Ok(Some(found)) if !is_of(store, found.anchor) => "it is of another log".to_owned(),
+        Ok(Some(found)) => return Held::Yes(found),
+        Err(fault) => fault.to_string(),
+    };
+    tracing::warn!(file = %path.display(), fault, "a file of the windows of producers does not hold");
+    Held::No
 }
 
-/// Goes over the log.
-struct Scan<'d> {
-    dedup: &'d Dedup,
-    /// The record before, if it may be followed by more of its batch.
-    last: Option<Last>,
+/// Whether the log has the youngest record of a file, unless retention took it.
+fn is_of(store: &Store, anchor: Option<Anchor>) -> bool {
+    let Some(anchor) = anchor else {
+        return true;
+    };
+    let is_gone = || {
+        // Of a log that still has its first file nothing is gone.
+        let first = store.record_at(PhysicalOffset::new(0));
+        let earliest = store.earliest_log_time();
+        first.is_none() && earliest.is_some_and(|earliest| earliest > anchor.stored_ms)
+    };
+    anchor_at(store, PhysicalOffset::new(anchor.physical)) == Some(anchor) || is_gone()
 }
 
-struct Last {
-    producer: Box<str>,
-    sequence: u64,
-    topic: String,
-    queue: QueueId,
-    end: u64,
-}
-
-impl Scan<'_> {
-    fn record(&mut self, record: &RecordView<'_>) {
-        let last = self.last.take();
-        let Some(identity) = identity_of(record) else {
-            return;
-        };
-        let place = record.physical_offset().number();
-        let bytes = u32::try_from(record.bytes().len()).unwrap_or(u32::MAX);
-        if let Some(mut last) = last
-            && (&*last.producer, last.sequence) == (identity.producer, identity.sequence)
-            && (last.topic.as_str(), last.queue) == (record.topic(), record.queue_id())
-            && last.end == place
-        {
-            last.end += u64::from(bytes);
-            if let Some(window) = self.dedup.table.lock().get_mut(identity.producer) {
-                window.extend(identity.sequence, bytes);
-            }
-            self.last = Some(last);
-            return;
-        }
-        self.first(record, identity, bytes);
-    }
-
-    fn first(&mut self, record: &RecordView<'_>, identity: Identity<'_>, bytes: u32) {
-        let properties = record.properties();
-        let real_topic = properties.get(properties::REAL_TOPIC);
-        let waits_elsewhere = matches!(
-            record.topic(),
-            topic::TRANS_HALF | topic::SCHEDULE | topic::TIMER_WHEEL
-        );
-        let real_queue = properties
-            .get(properties::REAL_QID)
-            .and_then(|text| text.parse().ok())
-            .filter(|_| waits_elsewhere)
-            .map(QueueId::new);
-        let topic = real_topic
-            .filter(|_| waits_elsewhere)
-            .unwrap_or(record.topic());
-        let first = First {
-            physical: record.physical_offset(),
-            queue_offset: record.queue_offset(),
-            queue: real_queue.unwrap_or(record.queue_id()),
-            bytes,
-            count: 1,
-            topic_sum: topic_sum(topic),
-        };
-        let mut table = self.dedup.table.lock();
-        let (time, most) = (record.store_timestamp(), self.dedup.window);
-        if !table.contains_key(identity.producer) {
-            if table.len() >= self.dedup.producers_max {
-                // The one that made room for it then is the one that was silent for longest.
-                let silent = table.iter().min_by_key(|(_, window)| window.last_ms);
-                if let Some(silent) = silent.map(|(producer, _)| producer.clone()) {
-                    table.remove(&silent);
-                }
-            }
-            table.insert(identity.producer.into(), Window::new(time));
-        }
-        let Some(window) = table.get_mut(identity.producer) else {
-            return;
-        };
-        let was_there = !matches!(window.look(identity.sequence), super::window::Seen::New);
-        window.stored(identity.sequence, first, time, most);
-        drop(table);
-        self.last = (!was_there && !waits_elsewhere).then(|| Last {
-            producer: identity.producer.into(),
-            sequence: identity.sequence,
-            topic: record.topic().to_owned(),
-            queue: record.queue_id(),
-            end: first.end().number(),
-        });
-    }
-}
-
-/// The identity of a message as a producer sent it; copies that the broker made of it have none.
-fn identity_of<'r>(record: &RecordView<'r>) -> Option<Identity<'r>> {
-    let is_copy = record.prepared_transaction_offset() != 0
-        || record.reconsume_times() > 0
-        || record.topic() == topic::TRANS_CHECK_MAX_TIME
-        || record.topic().starts_with(topic::RETRY_PREFIX)
-        || record.topic().starts_with(topic::DLQ_PREFIX);
-    if is_copy {
-        return None;
-    }
-    let (mut producer, mut sequence) = (None, None);
-    for (name, value) in record.properties().iter() {
-        match name {
-            PRODUCER_ID => producer = Some(value),
-            SEQUENCE => sequence = Some(value),
-            _ => {}
-        }
-    }
-    Identity::of(producer, sequence).ok().flatten()
+/// Where a scan begins without a file: one was never there, or it could not be written when the broker was first started
+/// with this. So much of the log as an open reads otherwise, from the start of a log file on, where a record begins.
+fn near_end(dedup: &Dedup, store: &Store) -> PhysicalOffset {
+    let near = store
+        .log_end()
+        .number()
+        .saturating_sub(dedup.snapshots.distance);
+    PhysicalOffset::new(near - near % dedup.snapshots.log_file_bytes)
 }

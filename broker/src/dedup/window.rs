@@ -2,7 +2,8 @@
 //!
 //! The `most` highest sequences that were stored are kept, in order. The highest that fell out is the floor: at or below
 //! it, what is not in the window is too old to tell. Above it, what is not in the window was not stored, however the
-//! sends of one producer overtake each other. 40 bytes a sequence, in one piece of memory.
+//! sends of one producer overtake each other. In front of a full window nothing is stored any more: it would fall out at
+//! once, and its repeat could not be told. 40 bytes a sequence, in one piece of memory.
 
 use std::collections::VecDeque;
 
@@ -54,10 +55,9 @@ impl Window {
         }
     }
 
-    /// A window as a snapshot has it.
-    pub(super) fn of(floor: Option<u64>, last_ms: i64, stored: Vec<(u64, First)>) -> Self {
+    /// A window as a snapshot has it, before its sequences are put in.
+    pub(super) fn with_floor(floor: Option<u64>, last_ms: i64) -> Self {
         Self {
-            stored: stored.into(),
             floor,
             ..Self::new(last_ms)
         }
@@ -88,18 +88,31 @@ impl Window {
         }
     }
 
-    /// What is known of `sequence`.
-    pub(super) fn look(&mut self, sequence: u64) -> Seen<'_> {
-        if let Ok(place) = self.place(sequence) {
-            return Seen::Stored(self.stored[place].1);
-        }
+    /// What is known of `sequence`, in a window of `most` sequences.
+    pub(super) fn look(&mut self, sequence: u64, most: usize) -> Seen<'_> {
+        // Looked at first: a batch of which a crash left a part is being stored while its part is still here.
         if let Some(place) = self.place_of_flying(sequence) {
             return Seen::BeingStored(&mut self.flying[place].waiters);
         }
-        match self.floor {
-            Some(floor) if sequence <= floor => Seen::TooOld { oldest: floor + 1 },
+        if let Ok(place) = self.place(sequence) {
+            return Seen::Stored(self.stored[place].1);
+        }
+        match self.oldest(most) {
+            Some(oldest) if sequence < oldest => Seen::TooOld { oldest },
             Some(_) | None => Seen::New,
         }
+    }
+
+    /// Whether a message with `sequence` is a repeat.
+    pub(super) fn knows(&self, sequence: u64) -> bool {
+        self.place_of_flying(sequence).is_some() || self.place(sequence).is_ok()
+    }
+
+    /// The lowest sequence that may be stored; `None` while any may.
+    fn oldest(&self, most: usize) -> Option<u64> {
+        let lowest = self.stored.front().map(|(lowest, _)| *lowest);
+        let lowest = lowest.filter(|_| self.stored.len() >= most);
+        lowest.max(self.floor.map(|floor| floor.saturating_add(1)))
     }
 
     fn place_of_flying(&self, sequence: u64) -> Option<usize> {
@@ -137,25 +150,50 @@ impl Window {
     ) -> Vec<Answer> {
         self.last_ms = self.last_ms.max(at_ms);
         let waiters = self.give_up(sequence);
-        let was_dropped = self.floor.is_some_and(|floor| sequence <= floor);
-        if let Err(place) = self.place(sequence)
-            && !was_dropped
-        {
-            self.stored.insert(place, (sequence, first));
-        }
-        while self.stored.len() > most {
-            self.floor = self.stored.pop_front().map(|(sequence, _)| sequence);
-        }
+        self.keep(sequence, first, most);
         waiters
     }
 
-    /// One more record of the batch that is stored under `sequence`.
-    pub(super) fn extend(&mut self, sequence: u64, bytes: u32) {
-        if let Ok(place) = self.place(sequence) {
-            let first = &mut self.stored[place].1;
-            first.bytes = first.bytes.saturating_add(bytes);
-            first.count += 1;
+    /// Puts a sequence in its place. Of two that are there the first counts, unless a crash left less of it.
+    pub(super) fn keep(&mut self, sequence: u64, first: First, most: usize) {
+        match self.place(sequence) {
+            Ok(place) if self.stored[place].1.count < first.count => {
+                self.stored[place].1 = first;
+            }
+            Ok(_) => {}
+            // Overtaken by so many that it fell out while it was stored.
+            Err(_) if self.oldest(most).is_some_and(|oldest| sequence < oldest) => {
+                self.floor = self.floor.max(Some(sequence));
+            }
+            Err(place) => {
+                // Room first, so that the memory does not grow beyond what is kept.
+                let is_full = self.stored.len() >= most;
+                if is_full {
+                    self.floor = self.stored.pop_front().map(|(lowest, _)| lowest);
+                }
+                let place = place - usize::from(is_full);
+                self.stored.insert(place, (sequence, first));
+            }
         }
+    }
+
+    /// What was kept of `sequence` does not hold.
+    pub(super) fn forget(&mut self, sequence: u64, first: First) {
+        if let Ok(place) = self.place(sequence)
+            && self.stored[place].1 == first
+        {
+            self.stored.remove(place);
+        }
+    }
+
+    /// Whether it knows of anything that was stored.
+    pub(super) fn is_worth_keeping(&self) -> bool {
+        !self.stored.is_empty() || self.floor.is_some()
+    }
+
+    /// Whether there is nothing in it, and nothing on its way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.flying.is_empty() && !self.is_worth_keeping()
     }
 }
 
@@ -187,7 +225,7 @@ mod tests {
     }
 
     fn is_known(window: &mut Window, sequence: u64) -> &'static str {
-        match window.look(sequence) {
+        match window.look(sequence, 10) {
             Seen::New => "new",
             Seen::Stored(_) => "stored",
             Seen::BeingStored(_) => "flying",
@@ -222,7 +260,7 @@ mod tests {
     fn the_first_counts_and_a_failure_makes_room_for_another_attempt() {
         let mut window = window([1]);
         window.stored(1, first(9_900), 2, 10);
-        let Seen::Stored(kept) = window.look(1) else {
+        let Seen::Stored(kept) = window.look(1, 10) else {
             panic!("not stored")
         };
         assert_eq!(kept, first(100));
@@ -246,5 +284,42 @@ mod tests {
         window.stored(1, first(1), 1, 10);
         assert_eq!(is_known(&mut window, 1), "too old");
         assert_eq!(window.len(), 10);
+    }
+
+    #[test]
+    fn in_front_of_a_full_window_nothing_is_stored() {
+        // Nothing fell out yet, so there is no floor: the window itself says what is too old.
+        let mut window = window(100..110);
+        assert_eq!(window.floor, None);
+        assert_eq!(is_known(&mut window, 99), "too old");
+        window.stored(110, first(110), 1, 10);
+        assert_eq!(window.floor, Some(100));
+        for sequence in [5, 99, 100] {
+            assert_eq!(is_known(&mut window, sequence), "too old", "{sequence}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_batch_gives_way_to_the_whole() {
+        let mut window = window([]);
+        window.stored(1, first(0), 1, 10);
+        window.reserve(1, PhysicalOffset::new(500));
+        assert_eq!(is_known(&mut window, 1), "flying");
+        let whole = First {
+            count: 5,
+            ..first(500)
+        };
+        window.stored(1, whole, 1, 10);
+        // In whatever order a scan meets them.
+        window.stored(1, first(0), 1, 10);
+        let Seen::Stored(kept) = window.look(1, 10) else {
+            panic!("not stored")
+        };
+        assert_eq!(kept, whole);
+        window.forget(1, first(0));
+        assert_eq!(is_known(&mut window, 1), "stored");
+        window.forget(1, whole);
+        assert_eq!(is_known(&mut window, 1), "new");
+        assert!(window.is_empty());
     }
 }

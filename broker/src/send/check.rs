@@ -148,7 +148,7 @@ pub(super) fn check<'f, 'b>(
         waits: noticed.waits.unwrap_or(true),
         body: Body::Many(Vec::new()),
         recall_handle: None,
-        identity: identity(&request, &noticed)?,
+        identity: identity_in(&request, &noticed)?,
         asked_topic: request.topic,
         unique_id: match noticed.unique_key {
             Some(id) => UniqueId::OfProducer(id),
@@ -248,14 +248,18 @@ fn choose_queue(
 
 /// Who sent it and which one it is. A consumer that sends a message back sends its properties along, which say nothing of
 /// this copy.
-fn identity<'f>(
+fn identity_in<'f>(
     request: &SendMessageRequest<'_>,
     noticed: &Noticed<'f>,
 ) -> Result<Option<Identity<'f>>, Refused> {
-    if topic::group_of_retry(request.topic).is_some() || request.reconsume_times.unwrap_or(0) > 0 {
+    if is_sent_back(request) {
         return Ok(None);
     }
     Identity::of(noticed.producer_id, noticed.sequence)
+}
+
+fn is_sent_back(request: &SendMessageRequest<'_>) -> bool {
+    topic::group_of_retry(request.topic).is_some() || request.reconsume_times.unwrap_or(0) > 0
 }
 
 /// Check 10: a retry that has failed too often is stored as the dead letter that is returned.
@@ -357,7 +361,10 @@ impl<'f> Message<'_, 'f> {
         let properties = Properties::new(properties);
         let queue = accepted.queue;
         if self.noticed.is_half && !self.noticed.is_delayed_retry(accepted.reconsume_times) {
-            if config.reject_transaction_message {
+            // A repeat takes no room, and refused it would be stored by another broker once more.
+            let known = accepted.identity;
+            let is_repeat = || known.is_some_and(|identity| broker.dedup.knows(identity));
+            if config.reject_transaction_message && !is_repeat() {
                 return Err(Refused::new(
                     ResponseCode::NoPermission,
                     format!(
@@ -366,7 +373,7 @@ impl<'f> Message<'_, 'f> {
                     ),
                 ));
             }
-            if !broker.transactions.has_room(config) {
+            if !broker.transactions.has_room(config) && !is_repeat() {
                 return Err(Refused::new(
                     ResponseCode::SystemBusy,
                     "too many transactions are pending (transactionPendingMax)",
@@ -444,7 +451,7 @@ impl<'f> Message<'_, 'f> {
                 )
             })?;
             let noticed = Noticed::in_string(message.properties);
-            let own = Identity::of(noticed.producer_id, noticed.sequence)?;
+            let own = identity_in(self.request, &noticed)?;
             if parts.is_empty() && of_batch.is_none() {
                 identity = own;
             }

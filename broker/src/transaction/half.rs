@@ -233,6 +233,13 @@ impl Halves {
         }
     }
 
+    /// Whether the half at `at` of its queue and `physical` of the log is pending, or dispatch has yet to bring it.
+    pub(crate) fn is_undecided(&self, at: QueueOffset, physical: PhysicalOffset) -> bool {
+        let state = self.state.lock();
+        let pending = state.pending.get(&at);
+        at >= state.next_half || pending.is_some_and(|half| half.physical == physical)
+    }
+
     /// What resolves a claimed half is in the log.
     pub(crate) fn settled(&self, at: QueueOffset) {
         self.state.lock().claimed.remove(&at);
@@ -535,6 +542,8 @@ mod tests {
         halves.restore(at(0), half);
         assert!(matches!(halves.claim(at(0), place(0)), Claim::Pending(_)));
         assert_eq!(halves.claim(at(1), place(1)), Claim::NotYetSeen);
+        let is_undecided = |offset| halves.is_undecided(at(offset), place(offset));
+        assert!(!is_undecided(0) && is_undecided(1));
     }
 
     #[test]
