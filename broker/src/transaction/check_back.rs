@@ -69,19 +69,23 @@ pub(crate) async fn run(broker: Arc<Broker>) {
         };
         warn_of(orphans, &mut warned, broker.clock.monotonic());
         let transactions = &broker.transactions;
-        let pause = ROUND_PAUSE * u32::try_from(looked).unwrap_or(u32::MAX) / ROUND_MAX_U32;
-        let wait = match transactions.halves.next_due() {
-            Some(due) => due
-                .saturating_sub(broker.clock.monotonic())
-                .max(pause)
-                .max(Duration::from_millis(1)),
-            None => Duration::from_secs(3600),
-        };
+        let next = transactions.halves.next_due();
+        let wait = wait_after(looked, next, broker.clock.monotonic());
         tokio::select! {
             () = wait_for_work(transactions, wait) => {}
             _ = stopping.wait_for(|stops| *stops) => return,
         }
     }
+}
+
+/// How long the next round is away when one has looked at so many halves.
+fn wait_after(looked: usize, next_due: Option<Duration>, now: Duration) -> Duration {
+    let Some(due) = next_due else {
+        return Duration::from_secs(3600);
+    };
+    let pause = ROUND_PAUSE * u32::try_from(looked).unwrap_or(u32::MAX) / ROUND_MAX_U32;
+    let pause = pause.max(Duration::from_millis(1));
+    due.saturating_sub(now).max(pause)
 }
 
 /// Tells of groups with due halves and nobody to ask, of each once in a while.
@@ -378,4 +382,41 @@ fn question(broker: &Broker, half: &RecordView<'_>, times: u32) -> Option<Comman
             .with_header(&header)
             .with_body(body),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_rounds_keep_to_the_rate_of_full_ones() {
+        let now = Duration::from_secs(50);
+        let ms = |looked, due_ms| {
+            let due = Duration::from_millis(due_ms);
+            wait_after(looked, Some(due), now).as_millis()
+        };
+        // 5,000 a second: 100 ms for 500, 10 ms for 50.
+        assert_eq!(ms(ROUND_MAX, 0), 100);
+        assert_eq!(ms(50, 49_999), 10);
+        assert_eq!(ms(50, 50_003), 10);
+        assert_eq!(ms(50, 50_700), 700);
+        assert_eq!(ms(0, 50_000), 1);
+        assert_eq!(wait_after(500, None, now), Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn each_group_is_warned_of_once_in_a_while() {
+        let mut warned = HashMap::new();
+        let groups = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect();
+        let at = Duration::from_secs;
+        warn_of(groups(&["a"]), &mut warned, at(0));
+        // Another group is not hidden by the first, nor is the first told of again too early.
+        warn_of(groups(&["a", "b"]), &mut warned, at(40));
+        assert_eq!(warned.get("a"), Some(&at(0)));
+        assert_eq!(warned.get("b"), Some(&at(40)));
+        warn_of(groups(&["a"]), &mut warned, at(60));
+        assert_eq!(warned.get("a"), Some(&at(60)));
+        warn_of(groups(&[]), &mut warned, at(200));
+        assert!(warned.is_empty());
+    }
 }
