@@ -199,10 +199,9 @@ fn load(
     let mut started = SystemTime::now();
     for kill in 1..=arguments.kills {
         let due = each * arguments.producers * kill / (arguments.kills + 1);
-        while pace.answered() < due {
-            if Instant::now() > deadline || threads.iter().all(|thread| thread.is_finished()) {
-                break;
-            }
+        let are_done = || threads.iter().all(|thread| thread.is_finished());
+        let goes_on = || Instant::now() < deadline && !are_done();
+        while pace.answered() < due && goes_on() {
             std::thread::sleep(Duration::from_millis(1));
         }
         // The producers rest meanwhile, or a fast broker would have answered everything before the kill.
@@ -213,7 +212,8 @@ fn load(
             unwritten.push(format!("nothing in front of kill {kill}"));
         }
         let resumed = pace.answered();
-        while is_written && pace.answered() == resumed && Instant::now() < deadline {
+        // None of them may have anything left to send.
+        while is_written && pace.answered() == resumed && goes_on() {
             std::thread::sleep(Duration::from_millis(1));
         }
         let answered = pace.answered();
