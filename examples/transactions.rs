@@ -33,6 +33,10 @@ const IN_FLIGHT: u32 = 64;
 /// producer, and one that is tried again for long must not fall out of them.
 const SPAN: u64 = 400;
 
+/// Code and words by which a broker refuses a half message that is sent once more when it is decided already.
+const MESSAGE_ILLEGAL: i32 = 13;
+const DECIDED: &str = "was decided meanwhile";
+
 type Outcome = Result<String, Box<dyn Error>>;
 
 #[tokio::main]
@@ -156,15 +160,22 @@ async fn produce(
             .with_property("AGENA_SEQUENCE", number.to_string());
         tokio::spawn(async move {
             // The same message again, as long as it takes: it is one half message.
-            let sent = loop {
+            loop {
                 match producer.send(message.clone()).await {
-                    Ok(sent) => break sent,
+                    Ok(sent) if sent.half.status == SendStatus::Ok => break,
+                    Ok(sent) => {
+                        let id = sent.half.transaction_id.unwrap_or(sent.half.msg_id);
+                        break notes.add(format!("unsafe {id} {body}"));
+                    }
+                    // Its half was stored, the answer lost, and a check has decided it meanwhile.
+                    Err(error) if error.to_string().contains(DECIDED) => {
+                        break notes.add(format!("decided - {body}"));
+                    }
+                    Err(error) if error.broker_code() == Some(MESSAGE_ILLEGAL) => {
+                        break notes.add(format!("refused {error:?} {body}"));
+                    }
                     Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                 }
-            };
-            if sent.half.status != SendStatus::Ok {
-                let id = sent.half.transaction_id.unwrap_or(sent.half.msg_id);
-                notes.add(format!("unsafe {id} {body}"));
             }
             drop(room);
         });
