@@ -10,7 +10,9 @@
 //!
 //! Source: spec/semantics.md §6.1, §6.2; Apache `TransactionalMessageServiceImpl.check`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::Arc;
 
 use agena_protocol::offset::{PhysicalOffset, QueueOffset};
 use agena_protocol::properties::{self, Properties};
@@ -33,20 +35,27 @@ const TAIL_MESSAGES: (u64, u64) = (1_024, 262_144);
 /// What all halves of a transaction share: `UNIQ_KEY` and the sum of the body.
 type Name = (String, u32);
 
-/// The halves that may have their end in one queue.
+/// The pending halves, as their ends may name them.
 #[derive(Default)]
 struct Waiting {
-    by_place: HashMap<PhysicalOffset, (QueueOffset, Option<Name>)>,
-    by_name: HashMap<Name, Vec<Named>>,
-    /// When the first of the halves was sent that are copies now: their ends may stand in front of them.
-    copied_since_ms: Option<i64>,
+    by_place: HashMap<PhysicalOffset, (QueueOffset, Option<Rc<Name>>)>,
+    by_name: HashMap<Rc<Name>, Vec<Named>>,
 }
 
-#[derive(Clone, Copy)]
 struct Named {
     at: QueueOffset,
     place: PhysicalOffset,
+    group: Arc<str>,
     is_copy: bool,
+}
+
+/// A queue in which ends may stand.
+#[derive(Clone, Copy)]
+struct Span {
+    /// The first of the halves.
+    oldest: PhysicalOffset,
+    /// When the first of those was sent that are copies now: their ends may stand in front of them.
+    copied_since_ms: Option<i64>,
 }
 
 /// Pending halves that are finished, each with its place in the log, in the order of the half queue.
@@ -55,57 +64,88 @@ pub(super) fn finished_without_op(
     pending: &Halves,
     resolved: &Resolved,
 ) -> Vec<(QueueOffset, PhysicalOffset)> {
-    let levels: Vec<_> = store
-        .queues()
-        .into_iter()
+    let queues: HashSet<(String, QueueId)> = store.queues().into_iter().collect();
+    let levels: Vec<_> = queues
+        .iter()
         .filter(|(topic, _)| topic == topic::SCHEDULE)
+        .cloned()
         .collect();
-    let mut ends: HashMap<(String, QueueId), Waiting> = HashMap::new();
+    let mut waiting = Waiting::default();
+    let mut spans: HashMap<(String, QueueId), Span> = HashMap::new();
     let mut found = BTreeMap::new();
-    let mut by_group: HashMap<(Option<String>, Name), Vec<_>> = HashMap::new();
-    each_half(store, pending, |at, half| {
-        let (place, name) = (half.physical_offset(), name_of(half));
-        let properties = half.properties();
+    each_half(store, pending, |at, group, half| {
+        let (place, properties) = (half.physical_offset(), half.properties());
         if first_of(properties).is_some_and(|first| resolved.has(first)) {
             found.insert(at, place);
         }
-        if let Some(name) = &name {
-            let group = properties.get(properties::PGROUP).map(str::to_owned);
-            let halves = by_group.entry((group, name.clone())).or_default();
-            if is_copy(properties) {
-                found.extend(halves.drain(..));
-            }
-            halves.push((at, place));
-        }
+        let is_copy = is_copy(properties);
+        waiting.add(name_of(half), at, group, place, is_copy);
+        let sent_ms = Some(half.born_timestamp()).filter(|_| is_copy);
         for queue in queues_of_end(half, &levels) {
-            let waiting = ends.entry(queue).or_default();
-            if let Some(name) = &name {
-                let halves = waiting.by_name.entry(name.clone()).or_default();
-                let is_copy = is_copy(properties);
-                halves.push(Named { at, place, is_copy });
-                if is_copy {
-                    let sent_ms = half.born_timestamp();
-                    let since = waiting.copied_since_ms.get_or_insert(sent_ms);
-                    *since = sent_ms.min(*since);
-                }
+            if !queues.contains(&queue) {
+                continue;
             }
-            waiting.by_place.insert(place, (at, name.clone()));
+            let span = spans.entry(queue).or_insert(Span {
+                oldest: place,
+                copied_since_ms: sent_ms,
+            });
+            let earliest = [span.copied_since_ms, sent_ms];
+            span.copied_since_ms = earliest.into_iter().flatten().min();
         }
     });
-    drop(by_group);
-    for ((topic, queue), waiting) in ends {
-        let tail = waiting.tail_of(store, &topic, queue);
+    found.extend(waiting.appended_again());
+    for ((topic, queue), span) in spans {
+        let tail = span.tail_of(store, &topic, queue);
         each_record(store, &topic, queue, tail, |record| {
-            found.extend(waiting.ended_by(store, record));
+            found.extend(waiting.take_ended_by(store, record));
         });
     }
     found.into_iter().collect()
 }
 
 impl Waiting {
-    /// The halves that this record of a real topic or of the parked ones' is the end of.
-    fn ended_by(
-        &self,
+    fn add(
+        &mut self,
+        name: Option<Name>,
+        at: QueueOffset,
+        group: &Arc<str>,
+        place: PhysicalOffset,
+        is_copy: bool,
+    ) {
+        let name = name.map(Rc::new);
+        self.by_place.insert(place, (at, name.clone()));
+        if let Some(name) = name {
+            let group = group.clone();
+            self.by_name.entry(name).or_default().push(Named {
+                at,
+                place,
+                group,
+                is_copy,
+            });
+        }
+    }
+
+    /// Halves in front of a copy of them.
+    fn appended_again(&self) -> Vec<(QueueOffset, PhysicalOffset)> {
+        let mut found = Vec::new();
+        let mut copied = HashSet::new();
+        for halves in self.by_name.values().filter(|halves| halves.len() > 1) {
+            copied.clear();
+            for half in halves.iter().rev() {
+                if copied.contains(&half.group) {
+                    found.push((half.at, half.place));
+                }
+                if half.is_copy {
+                    copied.insert(half.group.clone());
+                }
+            }
+        }
+        found
+    }
+
+    /// Takes the halves that this record of a real topic or of the parked ones' is the end of.
+    fn take_ended_by(
+        &mut self,
         store: &Store,
         record: &RecordView<'_>,
     ) -> Vec<(QueueOffset, PhysicalOffset)> {
@@ -117,33 +157,39 @@ impl Waiting {
         let place = PhysicalOffset::from_wire(record.prepared_transaction_offset());
         if let Some(place) = place
             && let Some((at, of)) = self.by_place.get(&place)
-            && *of == name
+            && of.as_deref() == name.as_ref()
         {
             return vec![(*at, place)];
         }
-        let Some(halves) = name.and_then(|name| self.by_name.get(&name)) else {
+        let Some(halves) = name.and_then(|name| self.by_name.get_mut(&name)) else {
             return Vec::new();
         };
-        // One that the original parked does not say of which half; if it is pending again, it stands behind it.
         let end = record.physical_offset();
-        let is_of = |half: &&Named| match place {
-            Some(place) if !is_parked => half.is_copy || is_copy_at(store, place),
-            place => place.is_none_or(|place| place.number() == 0) && half.place < end,
+        let is_through_copy = || place.is_some_and(|place| is_copy_at(store, place));
+        let is_of: Box<dyn Fn(&Named) -> bool> = if is_parked {
+            // The original does not say which half it parked; if it is pending again, it stands behind that.
+            let is_unnamed = record.prepared_transaction_offset() == 0;
+            Box::new(move |half| is_unnamed && half.place < end)
+        } else if is_through_copy() {
+            Box::new(|_| true)
+        } else {
+            Box::new(|half| half.is_copy)
         };
-        let ended = halves.iter().filter(is_of);
+        let ended = halves.extract_if(.., |half| is_of(half));
         ended.map(|half| (half.at, half.place)).collect()
     }
+}
 
-    /// From where a queue is looked at.
-    fn tail_of(&self, store: &Store, topic: &str, queue: QueueId) -> QueueOffset {
+impl Span {
+    /// From where the queue is looked at.
+    fn tail_of(self, store: &Store, topic: &str, queue: QueueId) -> QueueOffset {
         let max = store.max_offset(topic, queue).number();
         let back = |messages: u64| QueueOffset::new(max.saturating_sub(messages));
         let last_ms = store.store_time_at(topic, queue, back(1)).unwrap_or(0);
         let since = |time_ms| store.offset_by_time(topic, queue, time_ms, Boundary::Lower);
         let young = since(last_ms.saturating_sub(OP_LAG_MS)).min(back(TAIL_MESSAGES.0));
         // An end stands behind its half, unless it is that of a half which was copied later.
-        let oldest = self.by_place.keys().min().copied().unwrap_or_default();
-        let behind = store.offset_at(topic, queue, oldest.number());
+        let behind = store.offset_at(topic, queue, self.oldest.number());
         let tail = match self.copied_since_ms {
             Some(sent_ms) => since(sent_ms).min(young),
             None => young.max(behind),
@@ -180,8 +226,12 @@ fn name_of(record: &RecordView<'_>) -> Option<Name> {
     Some((id.to_owned(), record.body_crc()))
 }
 
-/// Every pending half with its record.
-fn each_half(store: &Store, pending: &Halves, mut each: impl FnMut(QueueOffset, &RecordView<'_>)) {
+/// Every pending half with its record, in the order of the log.
+fn each_half(
+    store: &Store,
+    pending: &Halves,
+    mut each: impl FnMut(QueueOffset, &Arc<str>, &RecordView<'_>),
+) {
     let mut from = Some(QueueOffset::new(0));
     while let Some(at) = from {
         let (page, next) = pending.page(None, at, READ_MESSAGES);
@@ -190,7 +240,7 @@ fn each_half(store: &Store, pending: &Halves, mut each: impl FnMut(QueueOffset, 
             if let Some(bytes) = store.record_at(half.physical)
                 && let Ok(record) = RecordView::parse(&bytes)
             {
-                each(at, &record);
+                each(at, &half.group, &record);
             }
         }
     }
