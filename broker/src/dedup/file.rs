@@ -227,7 +227,9 @@ pub(super) fn read(path: &Path, bounds: Bounds) -> io::Result<Option<Found>> {
 
 /// Takes out the window of the producer that was silent for longest.
 pub(super) fn remove_most_silent(windows: &mut HashMap<Box<str>, Window>) {
-    let silent = windows.iter().min_by_key(|(_, window)| window.last_ms);
+    // Many store something in one millisecond; then the log's order tells.
+    let last = |window: &Window| (window.last_ms, window.latest_place());
+    let silent = windows.iter().min_by_key(|(_, window)| last(window));
     if let Some(silent) = silent.map(|(producer, _)| producer.clone()) {
         windows.remove(&silent);
     }

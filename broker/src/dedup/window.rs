@@ -73,6 +73,11 @@ impl Window {
         self.stored.iter().copied()
     }
 
+    /// Where the message of the highest sequence is.
+    pub(super) fn latest_place(&self) -> Option<PhysicalOffset> {
+        self.stored.back().map(|(_, first)| first.physical)
+    }
+
     /// Whether it may be forgotten.
     pub(super) fn is_idle(&self, now_ms: i64, idle_ms: i64) -> bool {
         self.flying.is_empty() && now_ms.saturating_sub(self.last_ms) >= idle_ms

@@ -130,7 +130,7 @@ fn round(broker: &Arc<Broker>) -> Round {
     let mut parked = Parked::default();
     for (at, half) in due {
         match check(broker, at, &half) {
-            Looked::Done => {}
+            Looked::Done | Looked::Failed => {}
             Looked::Orphan => {
                 orphans.insert(half.group);
             }
@@ -168,12 +168,11 @@ impl Parked {
 pub(crate) fn park_below(broker: &Arc<Broker>, place: PhysicalOffset) {
     let transactions = &broker.transactions;
     let mut parked = Parked::default();
-    loop {
+    'going: loop {
         let going = transactions.halves.below(place, ROUND_MAX);
         if going.is_empty() {
             break;
         }
-        let before = transactions.halves.len();
         for (at, half) in going {
             let Some(record) = broker.store.record_at(half.physical) else {
                 transactions.lost(at, &half);
@@ -184,13 +183,12 @@ pub(crate) fn park_below(broker: &Arc<Broker>, place: PhysicalOffset) {
                 physical: half.physical,
                 record,
             };
-            if let Looked::Parked = park(broker, &found, &half) {
-                parked.count(half.group);
+            match park(broker, &found, &half) {
+                Looked::Parked => parked.count(half.group),
+                // The disk is full, say: the next would fare no better.
+                Looked::Failed => break 'going,
+                Looked::Done | Looked::Orphan => {}
             }
-        }
-        // None of them could be: the disk is full, and the next would fare no better.
-        if transactions.halves.len() >= before {
-            break;
         }
     }
     parked.say("the log file of these transactions goes");
@@ -224,6 +222,8 @@ enum Looked {
     Orphan,
     /// It was parked.
     Parked,
+    /// It should have been parked, and is looked at again.
+    Failed,
 }
 
 /// Looks at one half that is due.
@@ -328,7 +328,7 @@ fn park(broker: &Arc<Broker>, found: &Found, half: &Half) -> Looked {
             let later = broker.clock.monotonic() + Duration::from_secs(1);
             broker.transactions.halves.put_off(at, later);
             tracing::warn!(half = at.number(), remark = %refused.remark, "a transaction could not be parked");
-            Looked::Done
+            Looked::Failed
         }
     }
 }

@@ -211,3 +211,39 @@ async fn nobody_else_moves_the_marks() {
     assert_eq!(broker.state().await, "pending");
     broker.stop().await;
 }
+
+/// However many they are, and although others come meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_half_of_a_log_file_that_goes_is_parked() {
+    const HALVES: usize = 1_200;
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = quiet(directory.path());
+    config.log_bytes_max = 1;
+    let broker = HalfBroker::start(config).await;
+    for _ in 0..HALVES {
+        broker.prepare(b"body").await;
+    }
+    // The file is full, and the next one begun.
+    for _ in 0..3 {
+        broker.send_elsewhere(&[b'x'; 500_000]).await;
+    }
+    let others = async {
+        for _ in 0..100 {
+            broker.prepare(b"other").await;
+        }
+    };
+    // What is derived from the file must be on the device before it goes.
+    let gone = broker.wait_for("file that goes", async || {
+        broker.clean_log().await;
+        broker.counts().await[1].1 > 0
+    });
+    tokio::join!(gone, others);
+    let [_, (_, parked), (_, real), _] = broker.counts().await;
+    let pending = broker.count_pending().await;
+    assert_eq!(
+        (usize::try_from(parked).unwrap() + pending, real),
+        (HALVES + 100, 0)
+    );
+    assert!(pending <= 100, "{pending} are pending whose file is gone");
+    broker.stop().await;
+}

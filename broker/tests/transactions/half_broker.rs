@@ -8,6 +8,7 @@ use std::time::Duration;
 use agena_broker::config::BrokerConfig;
 use agena_broker::{Broker, RunningBroker};
 use agena_protocol::bodies::heartbeat::{HeartbeatData, ProducerData};
+use agena_protocol::bodies::names::KVTable;
 use agena_protocol::bodies::transactions::{TransactionInfo, TransactionList};
 use agena_protocol::command::Command;
 use agena_protocol::fastjson::{self, KeyStyle};
@@ -279,6 +280,14 @@ impl HalfBroker {
         assert_eq!(answer.code, 0, "{:?}", answer.remark);
         let list: TransactionList = fastjson::from_slice(&answer.body).unwrap();
         list.transactions
+    }
+
+    /// How many are pending; a list has a part of them only.
+    pub(crate) async fn count_pending(&self) -> usize {
+        let request = Command::request(RequestCode::GetBrokerRuntimeInfo);
+        let answer = self.call(request).await;
+        let table: KVTable = fastjson::from_slice(&answer.body).unwrap();
+        table.table["transactionsPending"].parse().unwrap()
     }
 
     /// The state in the page's words.

@@ -126,7 +126,11 @@ async fn happen(
             for _ in 0..3 {
                 broker.send_elsewhere(&[b'x'; 500_000]).await;
             }
-            broker.clean_log().await;
+            let gone = async || {
+                broker.clean_log().await;
+                broker.counts().await[1].1 > 0
+            };
+            broker.wait_for("file that goes", gone).await;
             return broker;
         }
         "commit" => (true, broker.end(place, COMMIT).await),
