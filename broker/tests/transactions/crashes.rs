@@ -324,9 +324,7 @@ async fn a_half_without_id_at_the_beginning_of_the_log_is_not_taken_for_committe
         append(store, "T", &[], "body");
     });
     let broker = HalfBroker::start(config).await;
-    let places: Vec<_> = broker.list("pending").await;
-    let places: Vec<_> = places.iter().map(|one| one.queue_offset).collect();
-    assert_eq!(places, [0]);
+    assert_eq!(broker.pending_offsets().await, [0]);
     broker.stop().await;
 }
 
@@ -338,9 +336,7 @@ async fn two_halves_with_one_id_are_two_transactions() {
         append_outcome(store, place, "T");
     })
     .await;
-    let pending = broker.list("pending").await;
-    let offsets: Vec<_> = pending.iter().map(|one| one.queue_offset).collect();
-    assert_eq!(offsets, [1]);
+    assert_eq!(broker.pending_offsets().await, [1]);
     broker.stop().await;
 }
 
@@ -352,9 +348,7 @@ async fn the_commit_of_one_is_not_that_of_another_with_its_id() {
         append_op(store, "1,");
     })
     .await;
-    let pending = broker.list("pending").await;
-    let offsets: Vec<_> = pending.iter().map(|one| one.queue_offset).collect();
-    assert_eq!(offsets, [0]);
+    assert_eq!(broker.pending_offsets().await, [0]);
     broker.stop().await;
 }
 
@@ -370,9 +364,7 @@ async fn what_an_open_completed_stays_completed_while_an_older_half_is_pending()
     crash(&config, |store| append_outcome(store, place, "T"));
     for round in 0..3 {
         let broker = HalfBroker::start(config.clone()).await;
-        let pending = broker.list("pending").await;
-        let offsets: Vec<_> = pending.iter().map(|one| one.queue_offset).collect();
-        assert_eq!(offsets, [0], "round {round}");
+        assert_eq!(broker.pending_offsets().await, [0], "round {round}");
         // Op records behind the completing one, and marks that are written.
         let next = broker.prepare(b"next").await;
         assert_eq!(broker.end(next, COMMIT).await.code, 0);

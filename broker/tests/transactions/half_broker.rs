@@ -290,6 +290,12 @@ impl HalfBroker {
         table.table["transactionsPending"].parse().unwrap()
     }
 
+    /// Where the pending halves are in their queue.
+    pub(crate) async fn pending_offsets(&self) -> Vec<i64> {
+        let pending = self.list("pending").await;
+        pending.iter().map(|one| one.queue_offset).collect()
+    }
+
     /// The state in the page's words.
     pub(crate) async fn state(&self) -> &'static str {
         let pending = self.list("pending").await;
