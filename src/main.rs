@@ -10,11 +10,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use agena_broker::Broker;
 use agena_broker::config::{BrokerConfig, ConfigError, SemicolonList};
+use agena_broker::{Broker, StopSignal};
 use agena_namesrv::{NameServer, NameServerConfig};
 use clap::Parser;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// Name server and broker in one process.
@@ -88,36 +87,41 @@ fn run(arguments: &Arguments) -> ExitCode {
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(serve(arguments, config)),
+        Ok(runtime) => {
+            let code = runtime.block_on(serve(arguments, config));
+            // An opening that was given up still runs on a thread of its own. It ends with the process.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => fail(&error, EXIT_FAILED),
     }
 }
 
 async fn serve(arguments: &Arguments, config: BrokerConfig) -> ExitCode {
-    // Taken before anything is announced: whoever waits for that may send a signal at once.
-    let signals = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    );
-    let (Ok(interrupt), Ok(terminate)) = signals else {
-        return fail(
-            "the signals SIGINT and SIGTERM cannot be received",
-            EXIT_FAILED,
-        );
+    let mut stop = match StopSignal::take() {
+        Ok(stop) => stop,
+        Err(error) => return fail(&error, EXIT_FAILED),
     };
     let name_server = match NameServer::start(name_server_config(arguments)).await {
         Ok(name_server) => name_server,
         Err(error) => return fail(&error, EXIT_FAILED),
     };
-    let broker = match Broker::start(config).await {
-        Ok(broker) => broker,
-        Err(error) => {
+    let broker = match stop.unless_told(Broker::start(config)).await {
+        Some(Ok(broker)) => broker,
+        Some(Err(error)) => {
             name_server.shutdown().await;
             return fail(&error, EXIT_FAILED);
         }
+        None => {
+            name_server.shutdown().await;
+            tracing::warn!(
+                "told to stop while the store was being opened; the next start opens it from the beginning"
+            );
+            return ExitCode::SUCCESS;
+        }
     };
     welcome(arguments);
-    stop_signal(interrupt, terminate).await;
+    stop.arrived().await;
     // The broker first: it takes its registration back, and clients learn of it.
     let closed = broker.shutdown().await;
     name_server.shutdown().await;
@@ -168,13 +172,6 @@ fn path_text(path: &Path) -> Result<String, ConfigError> {
 
 fn host_and_port(host: IpAddr, port: u16) -> String {
     std::net::SocketAddr::new(host, port).to_string()
-}
-
-async fn stop_signal(mut interrupt: Signal, mut terminate: Signal) {
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
 }
 
 /// Addresses and first steps, to stdout. One that nobody reads is no reason to stop.

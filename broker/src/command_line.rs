@@ -1,6 +1,7 @@
 //! `mqbroker`: its flags, which are the original's, and the life of the process.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::broker::{RunningBroker, StartError, start};
 use crate::config::{BrokerConfig, SemicolonList};
+use crate::stop_signal::StopSignal;
 
 /// Keeps messages and hands them to consumers; speaks RocketMQ's protocol and keeps its store format.
 ///
@@ -119,28 +121,41 @@ fn serve(flags: &Flags) -> Result<(), StartError> {
             what: "no runtime",
             source,
         })?;
-    runtime.block_on(async {
-        let running = start(config, flags.config.clone(), Arc::new(DiskMedium)).await?;
-        announce(&running);
-        stop_signal().await?;
-        tracing::info!("stopping");
-        running.shutdown().await?;
-        tracing::info!("stopped");
-        Ok(())
-    })
+    let ended = runtime.block_on(live(config, flags.config.clone()));
+    // An opening that was given up still runs on a thread of its own. It ends with the process.
+    runtime.shutdown_background();
+    ended
 }
 
-#[expect(clippy::print_stdout, reason = "the answer to -p and -m")]
+async fn live(config: BrokerConfig, file: Option<PathBuf>) -> Result<(), StartError> {
+    let mut stop = StopSignal::take()?;
+    let starting = start(config, file, Arc::new(DiskMedium));
+    let Some(started) = stop.unless_told(starting).await else {
+        tracing::warn!(
+            "told to stop while the store was being opened; the next start opens it from the beginning"
+        );
+        return Ok(());
+    };
+    let running = started?;
+    announce(&running);
+    stop.arrived().await;
+    tracing::info!("stopping");
+    running.shutdown().await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
 fn print(config: &BrokerConfig, only_important: bool) {
+    let mut out = std::io::stdout().lock();
     for (key, value) in config.entries() {
         if !only_important || IMPORTANT.contains(&key) {
-            println!("{key}={value}");
+            // `mqbroker -p | head` reads no further, and nothing is lost.
+            let _ = writeln!(out, "{key}={value}");
         }
     }
 }
 
-/// The original's line, which scripts wait for.
-#[expect(clippy::print_stdout, reason = "the line that scripts wait for")]
+/// The original's line, which scripts wait for. One that nobody reads is no reason to stop.
 fn announce(running: &RunningBroker) {
     let identity = running.identity();
     let name_servers = running.name_servers();
@@ -149,23 +164,10 @@ fn announce(running: &RunningBroker) {
     } else {
         format!(" and name server is {name_servers}")
     };
-    println!(
+    let _ = writeln!(
+        std::io::stdout(),
         "The broker[{}, {}] boot success. serializeType=JSON{suffix}",
-        identity.name, identity.advertised
+        identity.name,
+        identity.advertised
     );
-}
-
-async fn stop_signal() -> Result<(), StartError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let system = |source| StartError::System {
-        what: "cannot wait for signals",
-        source,
-    };
-    let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
 }

@@ -31,6 +31,7 @@ mod send;
 pub mod sessions;
 pub mod snapshot_files;
 mod stats;
+mod stop_signal;
 pub mod topics;
 mod transaction;
 mod unread;
@@ -38,3 +39,4 @@ pub mod versioned_table;
 
 pub use broker::{Broker, Identity, RunningBroker, StartError};
 pub use command_line::run;
+pub use stop_signal::StopSignal;

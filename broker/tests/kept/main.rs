@@ -6,5 +6,6 @@ mod delays;
 mod locks;
 mod process;
 mod settings;
+mod stop;
 mod takeover;
 mod wire;

@@ -7,6 +7,34 @@ use std::process::{Child, Command, Stdio};
 
 use super::wire::Wire;
 
+/// The command that starts a broker on a free port, with its data below `directory` and `more` lines in its configuration,
+/// and its standard output in a pipe.
+pub(super) fn command(directory: &Path, more: &str) -> Command {
+    let conf = directory.join("broker.conf");
+    let root = directory.join("store");
+    let lines = format!(
+        "brokerName=broker-a\nbrokerIP1=127.0.0.1\nbindAddress=127.0.0.1\nlistenPort=0\nnamesrvAddr=\n\
+         storePathRootDir={}\nrecallMessageEnable=true\n{more}",
+        root.display()
+    );
+    std::fs::write(&conf, lines).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mqbroker"));
+    command
+        .arg("-c")
+        .arg(&conf)
+        .env_remove("NAMESRV_ADDR")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    command
+}
+
+/// Asks a process to stop in order, as supervisors do.
+pub(super) fn terminate(child: &Child) {
+    let told = Command::new("kill").arg(child.id().to_string()).status();
+    assert!(told.unwrap().success());
+}
+
 /// A running broker; killed when dropped.
 pub(super) struct BrokerProcess {
     child: Child,
@@ -24,23 +52,7 @@ impl BrokerProcess {
 
     /// The same with these lines in its configuration.
     pub(super) fn start_with(directory: &Path, more: &str) -> Self {
-        let conf = directory.join("broker.conf");
-        let root = directory.join("store");
-        let lines = format!(
-            "brokerName=broker-a\nbrokerIP1=127.0.0.1\nbindAddress=127.0.0.1\nlistenPort=0\nnamesrvAddr=\n\
-             storePathRootDir={}\nrecallMessageEnable=true\n{more}",
-            root.display()
-        );
-        std::fs::write(&conf, lines).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_mqbroker"))
-            .arg("-c")
-            .arg(&conf)
-            .env_remove("NAMESRV_ADDR")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = command(directory, more).spawn().unwrap();
         let mut said = BufReader::new(child.stdout.take().unwrap());
         let address = loop {
             let mut line = String::new();
@@ -72,10 +84,9 @@ impl BrokerProcess {
 
     /// Ends it in order.
     pub(super) fn stop(mut self) {
-        let id = self.child.id().to_string();
-        let told = Command::new("kill").arg(id).status().unwrap();
-        assert!(told.success());
-        assert!(self.child.wait().unwrap().success());
+        terminate(&self.child);
+        let ended = self.child.wait().unwrap();
+        assert!(ended.success(), "{ended}");
     }
 }
 

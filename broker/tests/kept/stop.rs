@@ -1,0 +1,77 @@
+//! A broker is told to stop, at whatever moment of its life.
+
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+use super::process::{BrokerProcess, command, terminate};
+
+/// A supervisor may change its mind before the broker has said that it serves. Here a name server that takes the connection
+/// and answers nothing holds that up.
+#[test]
+fn a_stop_before_the_broker_says_that_it_serves_is_in_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let name_server = format!("namesrvAddr={}\n", silent.local_addr().unwrap());
+    let mut child = command(directory.path(), &name_server).spawn().unwrap();
+    let (_registering, _) = silent.accept().unwrap();
+    terminate(&child);
+    let ended = child.wait().unwrap();
+    assert!(ended.success(), "{ended}");
+    assert!(
+        !directory.path().join("store/abort").exists(),
+        "the next start takes it for a crash"
+    );
+}
+
+/// Whoever started the broker through a pipe may be gone when it says that it serves.
+#[test]
+fn a_broker_whose_output_nobody_reads_serves() {
+    let directory = tempfile::tempdir().unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let name_server = format!("namesrvAddr={}\n", silent.local_addr().unwrap());
+    let mut child = command(directory.path(), &name_server).spawn().unwrap();
+    let (registering, _) = silent.accept().unwrap();
+    drop(child.stdout.take());
+    drop((registering, silent));
+    terminate(&child);
+    let ended = child.wait().unwrap();
+    assert!(ended.success(), "{ended}");
+}
+
+/// An opening that takes long is not waited for. Here a file that is read at the open comes from somebody who writes
+/// nothing.
+#[test]
+fn a_stop_while_a_store_is_opened_ends_the_broker_soon() {
+    let directory = tempfile::tempdir().unwrap();
+    let kept = directory.path().join("store/config");
+    std::fs::create_dir_all(&kept).unwrap();
+    let topics = kept.join("topics.json");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&topics)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut child = command(directory.path(), "")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Opens when the broker opens it for reading.
+    let _silent = OpenOptions::new().write(true).open(&topics).unwrap();
+    terminate(&child);
+    let ended = child.wait().unwrap();
+    let mut log = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut log)
+        .unwrap();
+    assert!(ended.success(), "{ended}\n{log}");
+    assert!(log.contains("while the store was being opened"), "{log}");
+    std::fs::remove_file(&topics).unwrap();
+    BrokerProcess::start(directory.path()).stop();
+}
