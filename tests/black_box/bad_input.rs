@@ -54,12 +54,9 @@ impl Scene {
             "the connection was not closed"
         );
         self.nobody_else_noticed();
-        let log = self.servers.output();
-        assert!(
-            log.lines()
-                .any(|line| line.contains("127.0.0.1:") && line.contains("WARN")),
-            "no line names the peer:\n{log}"
-        );
+        // It names the peer.
+        self.servers
+            .wait_for_line(|line| line.contains("WARN") && line.contains("127.0.0.1:"));
     }
 
     fn answers(&mut self, call: impl FnOnce(&mut Raw) -> Answer) -> Answer {

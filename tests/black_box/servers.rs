@@ -67,6 +67,15 @@ impl Servers {
         output(self.data())
     }
 
+    /// Waits until the process has printed a line like this: what it does may be seen before what it says of it.
+    pub(crate) fn wait_for_line(&self, is_it: impl Fn(&str) -> bool) {
+        let deadline = Instant::now() + READY_WITHIN;
+        while !self.output().lines().any(&is_it) {
+            assert!(Instant::now() < deadline, "the line does not come");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
     /// A connection to the broker.
     pub(crate) fn raw(&self) -> Raw {
         Raw::connect(&self.broker())

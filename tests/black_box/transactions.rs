@@ -303,16 +303,8 @@ fn the_log_tells_of_a_group_that_nobody_can_be_asked_of() {
     let servers = Servers::start_with(&["transactionTimeOut=50"]);
     servers.raw().create_topic("Orders", 1);
     half(&servers, "id-1", "one");
-    let deadline = Instant::now() + WITHIN;
     let told = "transactions are pending and no producer of their group is connected";
-    while !servers
-        .output()
-        .lines()
-        .any(|line| line.contains(told) && line.contains("shop"))
-    {
-        assert!(Instant::now() < deadline, "{}", servers.output());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    servers.wait_for_line(|line| line.contains(told) && line.contains("shop"));
     let pending = listed(&servers, &[]);
     assert_eq!(
         (&pending[0]["producers"], &pending[0]["checks"]),
