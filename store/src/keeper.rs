@@ -2,6 +2,7 @@
 //! retention, and looks for space while there is none. Sleeps until the next of these is due; with nothing appended, that is
 //! retention alone. Apache: `FlushConsumeQueueService`, `StoreCheckpoint`, `CleanCommitLogService`.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -232,9 +233,12 @@ fn sync_queues(shared: &Shared, unsynced: &mut Unsynced) -> Result<(), StoreErro
     dirs.sort_unstable();
     dirs.dedup();
     for dir in dirs {
-        medium
-            .sync_dir(dir)
-            .map_err(|error| StoreError::io("sync", dir, error))?;
+        match medium.sync_dir(dir) {
+            Ok(()) => {}
+            // Its topic was deleted meanwhile, or retention took its last file. Nothing in it is to last.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(StoreError::io("sync", dir, error)),
+        }
     }
     *unsynced = Unsynced::new(false);
     Ok(())
