@@ -85,7 +85,11 @@ async fn traces_tell_of_sending_and_consuming() {
         .start()
         .await
         .unwrap();
-    let queues = reader.queues_of("RMQ_SYS_TRACE_TOPIC").await.unwrap();
+    // The first trace made the topic, of which the name server hears a moment later.
+    let queues = eventually("a route of the traces", async || {
+        reader.queues_of("RMQ_SYS_TRACE_TOPIC").await.ok()
+    })
+    .await;
     reader.assign(queues.clone()).await;
     for queue in &queues {
         reader.seek_to_begin(queue).await.unwrap();
