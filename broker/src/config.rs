@@ -233,8 +233,10 @@ broker_config! {
     /// Half messages that may be pending at once, some 200 bytes each; one more is refused as busy. Our own key.
     transaction_pending_max: usize = "transactionPendingMax", 1_000_000;
     /// Producer ids whose sequences are kept, with `AGENA_PRODUCER_ID`; fixed at the start. Our own key.
-    dedup_producers_max: usize = "dedupProducersMax", 1_000;
-    /// Sequences that are kept for each of them, 40 bytes each; fixed at the start. Our own key.
+    dedup_producers_max: usize = "dedupProducersMax", 50_000;
+    /// Sequences that are kept for all of them together, 40 bytes each; fixed at the start. Our own key.
+    dedup_sequences_max: usize = "dedupSequencesMax", 1_000_000;
+    /// Sequences that are kept for one of them at most; fixed at the start. Our own key.
     dedup_window: usize = "dedupWindow", 1_000;
     /// A producer id that is silent for this long may make room for another. Our own key.
     dedup_producer_idle: Duration = "dedupProducerIdleMillis", Duration::from_secs(3600);

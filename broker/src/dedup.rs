@@ -7,19 +7,18 @@
 //!
 //! Guarantees: the log is the truth. What is in memory follows from the messages' own properties; at open it comes from
 //! the [`snapshot`] and the records behind its mark ([`scan`]), and whoever answers a repeat looks at the first's record.
-//! Memory is bounded by `dedupProducersMax` × `dedupWindow`; a producer
-//! id beyond that takes the place of one that was silent for `dedupProducerIdleMillis`, else it is refused as busy.
+//! Memory is bounded by the [`table`]: what is beyond that takes the place of producers that were silent for
+//! `dedupProducerIdleMillis`, else it is refused as busy.
 //! The original has nothing of the kind.
 
 mod file;
 mod scan;
 mod snapshot;
+mod table;
 #[cfg(test)]
 mod tests;
 mod window;
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,14 +29,15 @@ use agena_protocol::properties::{PRODUCER_ID, SEQUENCE};
 use agena_protocol::queue::QueueId;
 use agena_protocol::response_code::ResponseCode;
 use agena_store::Store;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::broker::Broker;
 use crate::config::BrokerConfig;
 use crate::send::Refused;
 pub(crate) use scan::{identity_of, real_topic};
 use snapshot::Snapshots;
-use window::{Seen, Window};
+use table::{Limits, Table};
+use window::Seen;
 
 const PRODUCER_ID_BYTES_MAX: usize = 64;
 
@@ -128,10 +128,9 @@ pub(crate) enum Begun {
 
 /// All windows. One lock, taken by messages with an identity only.
 pub(crate) struct Dedup {
-    table: Mutex<HashMap<Box<str>, Window>>,
+    table: Mutex<Table>,
+    limits: Limits,
     snapshots: Snapshots,
-    producers_max: usize,
-    window: usize,
     repeats: AtomicU64,
     refused: AtomicU64,
 }
@@ -159,11 +158,11 @@ pub(crate) struct Totals {
 impl Dedup {
     /// The windows as the log has them.
     pub(crate) fn open(directory: &Path, config: &BrokerConfig, store: &Store) -> Self {
+        let limits = Limits::of(config);
         let dedup = Self {
-            table: Mutex::default(),
+            table: Mutex::new(Table::new(limits)),
+            limits,
             snapshots: Snapshots::new(directory, config),
-            producers_max: config.dedup_producers_max.max(1),
-            window: config.dedup_window.max(1),
             repeats: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         };
@@ -182,22 +181,8 @@ impl Dedup {
     ) -> Begun {
         let (producer, sequence) = (identity.producer, identity.sequence);
         let mut table = self.table.lock();
-        let window = match table.get_mut(producer) {
-            Some(window) => window,
-            None => {
-                if let Err(refused) = self.make_room(&mut table, now) {
-                    drop(table);
-                    return self.refuse(refused, answer());
-                }
-                let place = table.entry(producer.into());
-                place.or_insert_with(|| Window::new(now.wall_ms))
-            }
-        };
-        match window.look(sequence, self.window) {
-            Seen::New => {
-                window.reserve(sequence, now.log_end);
-                Begun::First(self.reservation(identity))
-            }
+        match table.look(identity) {
+            Seen::New => self.first(table, identity, now, answer),
             Seen::Stored(first) if first.topic_sum != topic_sum(topic) => {
                 drop(table);
                 let remark = format!(
@@ -207,10 +192,7 @@ impl Dedup {
             }
             // A crash took the rest of the batch, which nobody was answered for. The rest alone would not stand behind
             // what is left, so that no later repeat could be answered with all places: the whole is stored.
-            Seen::Stored(first) if first.count < count => {
-                window.reserve(sequence, now.log_end);
-                Begun::First(self.reservation(identity))
-            }
+            Seen::Stored(first) if first.count < count => self.first(table, identity, now, answer),
             Seen::Stored(first) => {
                 drop(table);
                 self.repeats.fetch_add(1, Ordering::Relaxed);
@@ -238,13 +220,24 @@ impl Dedup {
         }
     }
 
-    fn reservation(self: &Arc<Self>, identity: Identity<'_>) -> Reservation {
-        Reservation {
+    /// The message is stored now, if there is room for what is kept of it.
+    fn first(
+        self: &Arc<Self>,
+        mut table: MutexGuard<'_, Table>,
+        identity: Identity<'_>,
+        now: Now,
+        answer: impl FnOnce() -> Answer,
+    ) -> Begun {
+        if let Err(refused) = table.reserve(identity, now) {
+            drop(table);
+            return self.refuse(refused, answer());
+        }
+        Begun::First(Reservation {
             dedup: self.clone(),
             producer: identity.producer.into(),
             sequence: identity.sequence,
             is_open: true,
-        }
+        })
     }
 
     fn refuse(&self, refused: Refused, answer: Answer) -> Begun {
@@ -267,45 +260,7 @@ impl Dedup {
 
     /// What was kept of an identity does not hold: the next message with it is a first.
     pub(crate) fn forget(&self, identity: Identity<'_>, first: First) {
-        if let Some(window) = self.table.lock().get_mut(identity.producer) {
-            window.forget(identity.sequence, first);
-        }
-    }
-
-    /// Room for one more producer id: that of the one which is silent for longest, if that is long enough.
-    fn make_room(&self, table: &mut HashMap<Box<str>, Window>, now: Now) -> Result<(), Refused> {
-        if table.len() < self.producers_max {
-            return Ok(());
-        }
-        // Where the clock was set back, what seems to come from the future is taken to be of now, or it would stay.
-        for window in table.values_mut() {
-            window.last_ms = window.last_ms.min(now.wall_ms);
-        }
-        let idle_ms = i64::try_from(now.idle.as_millis()).unwrap_or(i64::MAX);
-        let silent = table
-            .iter()
-            .filter(|(_, window)| window.is_idle(now.wall_ms, idle_ms))
-            .min_by_key(|(_, window)| window.last_ms)
-            .map(|(producer, _)| producer.clone());
-        let Some(silent) = silent else {
-            return Err(Refused::new(
-                ResponseCode::SystemBusy,
-                format!(
-                    "{} producer ids are in use, and none was silent for long enough (dedupProducersMax, dedupProducerIdleMillis)",
-                    table.len()
-                ),
-            ));
-        };
-        table.remove(&silent);
-        Ok(())
-    }
-
-    /// Notes where a message is. The first of an identity counts.
-    fn stored(&self, producer: &str, sequence: u64, first: First, at_ms: i64) -> Vec<Answer> {
-        let mut table = self.table.lock();
-        table.get_mut(producer).map_or_else(Vec::new, |window| {
-            window.stored(sequence, first, at_ms, self.window)
-        })
+        self.table.lock().forget(identity, first);
     }
 
     /// Counts for operators.
@@ -313,7 +268,7 @@ impl Dedup {
         let table = self.table.lock();
         Totals {
             producers: table.len(),
-            sequences: table.values().map(Window::len).sum(),
+            sequences: table.sequences(),
             repeats: self.repeats.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
         }
@@ -375,12 +330,21 @@ pub(crate) struct Reservation {
 }
 
 impl Reservation {
-    /// It is stored; repeats that wait are answered.
+    fn identity(&self) -> Identity<'_> {
+        Identity {
+            producer: &self.producer,
+            sequence: self.sequence,
+        }
+    }
+
+    /// It is stored; repeats that wait are answered. The first of an identity counts.
     pub(crate) fn stored(mut self, first: First, at_ms: i64) {
         self.is_open = false;
         let waiters = self
             .dedup
-            .stored(&self.producer, self.sequence, first, at_ms);
+            .table
+            .lock()
+            .stored(self.identity(), first, at_ms);
         for answer in waiters {
             answer(Ok(first));
         }
@@ -393,20 +357,7 @@ impl Reservation {
 
     fn give_up(&mut self, refused: &Refused) {
         self.is_open = false;
-        let waiters = {
-            let mut table = self.dedup.table.lock();
-            match table.entry(std::mem::take(&mut self.producer)) {
-                Entry::Vacant(_) => Vec::new(),
-                Entry::Occupied(mut window) => {
-                    let waiters = window.get_mut().give_up(self.sequence);
-                    // An id of which nothing is stored takes nobody's place.
-                    if window.get().is_empty() {
-                        window.remove();
-                    }
-                    waiters
-                }
-            }
-        };
+        let waiters = self.dedup.table.lock().give_up(self.identity());
         for answer in waiters {
             answer(Err(refused.clone()));
         }

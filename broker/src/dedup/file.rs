@@ -10,7 +10,6 @@
 //! A new file is written beside the present one and takes its place later, when all that it speaks of is on the device; the
 //! present one becomes `.bak`, which is read when the other does not hold.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -20,6 +19,7 @@ use agena_protocol::queue::QueueId;
 use bincode::{Decode, Encode};
 
 use super::First;
+use super::table::{Limits, Table};
 use super::window::Window;
 
 const VERSION: u32 = 1;
@@ -64,19 +64,12 @@ pub(super) struct Anchor {
     pub(super) sum: u32,
 }
 
-/// How much of a file is taken.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    pub(super) producers_max: usize,
-    pub(super) window: usize,
-}
-
 /// What a file says.
 pub(super) struct Found {
     /// Every record in front of it is accounted for.
     pub(super) mark: PhysicalOffset,
     pub(super) anchor: Option<Anchor>,
-    pub(super) windows: HashMap<Box<str>, Window>,
+    pub(super) table: Table,
 }
 
 /// The file, its backup, and the one that is to become it.
@@ -189,7 +182,7 @@ impl Writer {
 }
 
 /// What the file at `path` says; `None` when there is none.
-pub(super) fn read(path: &Path, bounds: Bounds) -> io::Result<Option<Found>> {
+pub(super) fn read(path: &Path, limits: Limits) -> io::Result<Option<Found>> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -204,35 +197,22 @@ pub(super) fn read(path: &Path, bounds: Bounds) -> io::Result<Option<Found>> {
     if head.version != VERSION {
         return Err(invalid("of another version"));
     }
-    let mut windows: HashMap<Box<str>, Window> = HashMap::new();
+    let mut table = Table::new(limits);
     while items.next::<bool>()? {
         let window: WindowHead = items.next()?;
         let producer: Box<str> = window.producer.into();
         let mut kept = Window::with_floor(window.floor, window.last_ms);
         for _ in 0..window.entries {
             let written: WrittenFirst = items.next()?;
-            kept.keep(written.sequence, written.first(), bounds.window);
+            kept.keep(written.sequence, written.first(), limits.window);
         }
-        windows.insert(producer, kept);
-        if windows.len() > bounds.producers_max {
-            remove_most_silent(&mut windows);
-        }
+        table.insert(producer, kept);
     }
     Ok(Some(Found {
         mark: PhysicalOffset::new(head.mark),
         anchor: items.next()?,
-        windows,
+        table,
     }))
-}
-
-/// Takes out the window of the producer that was silent for longest.
-pub(super) fn remove_most_silent(windows: &mut HashMap<Box<str>, Window>) {
-    // Many store something in one millisecond; then the log's order tells.
-    let last = |window: &Window| (window.last_ms, window.latest_place());
-    let silent = windows.iter().min_by_key(|(_, window)| last(window));
-    if let Some(silent) = silent.map(|(producer, _)| producer.clone()) {
-        windows.remove(&silent);
-    }
 }
 
 impl WrittenFirst {

@@ -8,8 +8,6 @@ use agena_protocol::record::RecordView;
 use agena_protocol::topic;
 use agena_store::Store;
 
-use super::file::remove_most_silent;
-use super::window::Window;
 use super::{Dedup, First, Identity, topic_sum};
 
 /// The property of a half that an operator made of a parked one.
@@ -108,14 +106,12 @@ impl Scan<'_> {
         let Some(run) = self.run.take() else {
             return;
         };
+        let identity = Identity {
+            producer: &run.producer,
+            sequence: run.sequence,
+        };
         let mut table = self.dedup.table.lock();
-        if !table.contains_key(&run.producer) && table.len() >= self.dedup.producers_max {
-            // The one that made room for it then is the one that was silent for longest.
-            remove_most_silent(&mut table);
-        }
-        let window = table.entry(run.producer);
-        let window = window.or_insert_with(|| Window::new(run.stored_ms));
-        window.stored(run.sequence, run.first, run.stored_ms, self.dedup.window);
+        table.found(identity, run.first, run.stored_ms);
     }
 }
 

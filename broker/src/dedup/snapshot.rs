@@ -19,8 +19,7 @@ use agena_protocol::record::RecordView;
 use agena_store::Store;
 use parking_lot::Mutex;
 
-use super::file::{self, Anchor, Bounds, Found, WindowsFile};
-use super::window::Window;
+use super::file::{self, Anchor, Found, WindowsFile};
 use super::{Dedup, First, scan};
 use crate::config::BrokerConfig;
 
@@ -130,9 +129,9 @@ fn write(dedup: &Dedup, store: &Store) -> io::Result<Written> {
     let (mark, producers) = {
         let table = dedup.table.lock();
         // A message that is just being stored may be in the log already and is not in its window yet.
-        let flying = table.values().filter_map(Window::begun_at).min();
+        let flying = table.begun_at();
         let mark = flying.map_or(log_end, |flying| flying.min(log_end));
-        let producers: Vec<Box<str>> = table.keys().cloned().collect();
+        let producers: Vec<Box<str>> = table.producers().map(Box::from).collect();
         (mark, producers)
     };
     let mut writer = dedup.snapshots.file.write(mark)?;
@@ -187,7 +186,7 @@ pub(super) fn rebuild(dedup: &Dedup, store: &Store) {
     };
     let from = match held {
         Held::Yes(found) => {
-            *dedup.table.lock() = found.windows;
+            *dedup.table.lock() = found.table;
             found.mark
         }
         Held::No => {
@@ -200,6 +199,7 @@ pub(super) fn rebuild(dedup: &Dedup, store: &Store) {
         Held::None => near_end(dedup, store),
     };
     scan::scan(dedup, store, from);
+    dedup.table.lock().trim();
     save_if_far(dedup, store);
 }
 
@@ -211,11 +211,7 @@ enum Held {
 }
 
 fn held_in(dedup: &Dedup, store: &Store, path: &Path) -> Held {
-    let bounds = Bounds {
-        producers_max: dedup.producers_max,
-        window: dedup.window,
-    };
-    let fault = match file::read(path, bounds) {
+    let fault = match file::read(path, dedup.limits) {
         Ok(None) => return Held::None,
         Ok(Some(found)) if found.mark > store.log_end() => "it is of a longer log".to_owned(),
         Ok(Some(found)) if !is_of(store, found.anchor) => "it is of another log".to_owned(),

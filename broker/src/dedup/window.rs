@@ -8,8 +8,12 @@
 use std::collections::VecDeque;
 
 use agena_protocol::offset::PhysicalOffset;
+use smallvec::SmallVec;
 
 use super::{Answer, First};
+
+/// A window does not grow by less, but for its first place.
+const PLACES_MIN: usize = 4;
 
 /// One producer's window.
 pub(super) struct Window {
@@ -17,8 +21,8 @@ pub(super) struct Window {
     stored: VecDeque<(u64, First)>,
     /// The highest sequence that fell out.
     pub(super) floor: Option<u64>,
-    /// As many as requests are in flight.
-    flying: Vec<Flying>,
+    /// As many as requests are in flight; of most producers none.
+    flying: SmallVec<[Flying; 1]>,
     /// When something was last stored; wall clock, ms.
     pub(super) last_ms: i64,
 }
@@ -50,7 +54,7 @@ impl Window {
         Self {
             stored: VecDeque::new(),
             floor: None,
-            flying: Vec::new(),
+            flying: SmallVec::new(),
             last_ms: now_ms,
         }
     }
@@ -60,6 +64,32 @@ impl Window {
         Self {
             floor,
             ..Self::new(last_ms)
+        }
+    }
+
+    /// Places for sequences, taken or not.
+    pub(super) fn places(&self) -> usize {
+        self.stored.capacity()
+    }
+
+    /// How many places it lacks to store one more, in a window of `most` sequences.
+    pub(super) fn lacks(&self, most: usize) -> usize {
+        let needed = self.stored.len() + self.flying.len() + 1;
+        needed.min(most).saturating_sub(self.places())
+    }
+
+    /// Takes the places that it lacks, or a quarter of what it has if there are so many to `spare`.
+    fn make_places(&mut self, most: usize, spare: usize) {
+        let lacks = self.lacks(most);
+        if lacks > 0 {
+            // Many producers send one message and are gone.
+            let usual = match self.places() {
+                0 => 1,
+                places => (places / 4).max(PLACES_MIN),
+            };
+            let usual = usual.min(most - self.places()).min(spare);
+            let unused = self.places() - self.stored.len();
+            self.stored.reserve_exact(unused + lacks.max(usual));
         }
     }
 
@@ -125,8 +155,15 @@ impl Window {
         flying.position(|flying| flying.sequence == sequence)
     }
 
-    /// `sequence` is new and is being stored from now on; the log ends at `log_end`.
-    pub(super) fn reserve(&mut self, sequence: u64, log_end: PhysicalOffset) {
+    /// `sequence` is new and is being stored from now on; the log ends at `log_end`. Its place is taken now, of those that
+    /// are to `spare`.
+    pub(super) fn reserve(
+        &mut self,
+        sequence: u64,
+        log_end: PhysicalOffset,
+        (most, spare): (usize, usize),
+    ) {
+        self.make_places(most, spare);
         self.flying.push(Flying {
             sequence,
             waiters: Vec::new(),
@@ -141,8 +178,14 @@ impl Window {
 
     /// `sequence` is not stored after all. Returns who waits for it.
     pub(super) fn give_up(&mut self, sequence: u64) -> Vec<Answer> {
-        let place = self.place_of_flying(sequence);
-        place.map_or_else(Vec::new, |place| self.flying.swap_remove(place).waiters)
+        let Some(place) = self.place_of_flying(sequence) else {
+            return Vec::new();
+        };
+        let waiters = self.flying.swap_remove(place).waiters;
+        if self.flying.is_empty() {
+            self.flying.shrink_to_fit();
+        }
+        waiters
     }
 
     /// `sequence` is stored at `first`, unless it was before. Returns who waits for it.
@@ -175,6 +218,8 @@ impl Window {
                 let is_full = self.stored.len() >= most;
                 if is_full {
                     self.floor = self.stored.pop_front().map(|(lowest, _)| lowest);
+                } else {
+                    self.make_places(most, most);
                 }
                 let place = place - usize::from(is_full);
                 self.stored.insert(place, (sequence, first));
@@ -223,7 +268,7 @@ mod tests {
     fn window(sequences: impl IntoIterator<Item = u64>) -> Window {
         let mut window = Window::new(0);
         for sequence in sequences {
-            window.reserve(sequence, PhysicalOffset::new(sequence));
+            window.reserve(sequence, PhysicalOffset::new(sequence), (10, 10));
             window.stored(sequence, first(sequence * 100), 1, 10);
         }
         window
@@ -258,7 +303,7 @@ mod tests {
         assert_eq!(is_known(&mut window, 0), "too old");
         // A hole above the floor was never stored.
         assert_eq!(is_known(&mut window, 994), "new");
-        assert!(window.stored.capacity() <= 16);
+        assert_eq!(window.places(), 10);
     }
 
     #[test]
@@ -269,7 +314,7 @@ mod tests {
             panic!("not stored")
         };
         assert_eq!(kept, first(100));
-        window.reserve(2, PhysicalOffset::new(2));
+        window.reserve(2, PhysicalOffset::new(2), (10, 10));
         assert_eq!(is_known(&mut window, 2), "flying");
         assert_eq!(window.begun_at(), Some(PhysicalOffset::new(2)));
         assert!(!window.is_idle(1 << 40, 1));
@@ -281,7 +326,7 @@ mod tests {
     #[test]
     fn what_is_being_stored_while_the_window_moves_on_is_not_kept_below_the_floor() {
         let mut window = window([]);
-        window.reserve(1, PhysicalOffset::new(1));
+        window.reserve(1, PhysicalOffset::new(1), (10, 10));
         for sequence in 100..120 {
             window.stored(sequence, first(sequence), 1, 10);
         }
@@ -308,7 +353,7 @@ mod tests {
     fn what_is_left_of_a_batch_gives_way_to_the_whole() {
         let mut window = window([]);
         window.stored(1, first(0), 1, 10);
-        window.reserve(1, PhysicalOffset::new(500));
+        window.reserve(1, PhysicalOffset::new(500), (10, 10));
         assert_eq!(is_known(&mut window, 1), "flying");
         let whole = First {
             count: 5,

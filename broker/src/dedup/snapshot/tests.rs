@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use agena_store::Durability;
 
+use super::super::table::Limits;
 use super::super::tests::{Log, known};
 use super::*;
 
@@ -73,22 +74,15 @@ fn a_file_takes_its_place_when_all_that_it_knows_is_on_the_device() {
     save_if_far(&windows, &log.store);
     assert_eq!(mark(&windows), Some(0));
     // A power cut now takes the messages, and no floor may remember them.
-    let found = file::read(&path(&log, "dedup.windows"), bounds(&windows));
-    assert!(found.unwrap().unwrap().windows.is_empty());
+    let found = file::read(&path(&log, "dedup.windows"), windows.limits);
+    assert_eq!(found.unwrap().unwrap().table.len(), 0);
     log.store.close().unwrap();
     save_if_far(&windows, &log.store);
     assert_eq!(mark(&windows), Some(log.store.log_end().number()));
-    let found = file::read(&path(&log, "dedup.windows"), bounds(&windows));
+    let found = file::read(&path(&log, "dedup.windows"), windows.limits);
     let found = found.unwrap().unwrap();
-    assert_eq!(found.windows["p"].len(), 10);
-    assert_eq!(found.windows["p"].floor, Some(19));
-}
-
-fn bounds(windows: &Dedup) -> Bounds {
-    Bounds {
-        producers_max: windows.producers_max,
-        window: windows.window,
-    }
+    let window = found.table.get("p").unwrap();
+    assert_eq!((window.len(), window.floor), (10, Some(19)));
 }
 
 #[test]
@@ -108,8 +102,8 @@ fn lower_limits_hold_from_the_next_open_on() {
     let windows = log.windows(&config(2, 4));
     let totals = windows.totals();
     assert_eq!((totals.producers, totals.sequences), (2, 8));
-    let file = file::read(&path(&log, "dedup.windows"), bounds(&windows)).unwrap();
-    assert_eq!(file.unwrap().windows.len(), 2);
+    let file = file::read(&path(&log, "dedup.windows"), windows.limits).unwrap();
+    assert_eq!(file.unwrap().table.len(), 2);
     assert_eq!(known(&windows, &log, "b", 4), "too old");
     assert_ne!(known(&windows, &log, "b", 5), "new");
 }
@@ -147,8 +141,8 @@ fn a_file_of_another_log_is_not_believed() {
         // Another file is on its way at once.
         log.store.close().unwrap();
         save_if_far(&windows, &log.store);
-        let file = file::read(&path(&log, "dedup.windows"), bounds(&windows)).unwrap();
-        assert!(!file.unwrap().windows.contains_key("p"));
+        let file = file::read(&path(&log, "dedup.windows"), windows.limits).unwrap();
+        assert!(file.unwrap().table.get("p").is_none());
     }
 }
 
@@ -165,13 +159,10 @@ fn what_holds_of_file_and_backup_is_taken() {
         let mut damaged = sound.clone();
         damaged[at] ^= 0x40;
         std::fs::write(&main, damaged).unwrap();
-        let bounds = Bounds {
-            producers_max: 10,
-            window: 10,
-        };
-        assert!(file::read(&main, bounds).is_err(), "byte {at}");
+        let limits = Limits::of(&config);
+        assert!(file::read(&main, limits).is_err(), "byte {at}");
         std::fs::write(&main, &sound[..at]).unwrap();
-        assert!(file::read(&main, bounds).is_err(), "cut at {at}");
+        assert!(file::read(&main, limits).is_err(), "cut at {at}");
     }
     let log = Log::lazy(directory.path());
     let windows = log.windows(&config);
@@ -230,15 +221,12 @@ fn a_file_of_the_default_limits_is_read() {
     }
     writer.finish(None).unwrap();
     file.replace(false).unwrap();
-    let bounds = Bounds {
-        producers_max: 1_000,
-        window: 1_000,
-    };
-    let found = file::read(file.path(), bounds).unwrap().unwrap();
+    let limits = Limits::of(&BrokerConfig::default());
+    let found = file::read(file.path(), limits).unwrap().unwrap();
     assert_eq!(found.mark, PhysicalOffset::new(1 << 40));
-    assert_eq!(found.windows.len(), 1_000);
-    assert!(found.windows.values().all(|window| window.len() == 1_000));
-    let window = &found.windows["producer-999"];
+    assert_eq!(found.table.len(), 1_000);
+    assert_eq!(found.table.sequences(), 1_000_000);
+    let window = found.table.get("producer-999").unwrap();
     let last = window.entries().last().unwrap();
     assert_eq!(last, (999, first((1 << 39) + 999_999)));
 }
