@@ -143,15 +143,26 @@ impl CommitLog {
         }
     }
 
-    /// Appends the batch, or nothing of it. `queues` has the queue of each message.
+    /// Runs `act` between two appends; it is told where the log ends.
+    pub(crate) fn between_appends<T>(&self, act: impl FnOnce(u64) -> T) -> T {
+        let tail = self.tail.lock();
+        act(tail.end)
+    }
+
+    /// Appends the batch, or nothing of it. `queues` has the queue of each message. `None` when one of them was taken out
+    /// meanwhile: its topic was deleted, and the message is one for a new queue.
     pub(crate) fn append(
         &self,
         batch: &mut AppendBatch<'_>,
         queues: &[Arc<Queue>],
-    ) -> Result<Written, StoreError> {
+    ) -> Result<Option<Written>, StoreError> {
         let mut tail = self.tail.lock();
         if tail.sealed {
             return Err(StoreError::Closed);
+        }
+        let is_removed = |queue: &Arc<Queue>| queue.is_removed.load(Ordering::Relaxed);
+        if queues.iter().any(is_removed) {
+            return Ok(None);
         }
         // Under the lock, in this order:
         // 1. where each record goes, and the space for all of them: the only step that can fail;
@@ -200,7 +211,7 @@ impl CommitLog {
         if end >= self.ahead.wake_at.load(Ordering::Relaxed) {
             self.wake_ahead();
         }
-        Ok(Written { placed, end })
+        Ok(Some(Written { placed, end }))
     }
 
     /// First byte behind the last record.

@@ -4,6 +4,7 @@
 //! right behind the publication (in sync mode the group-commit thread does, behind the data sync), under one lock and in
 //! log order. Apache: `ReputMessageService`, a thread that polls every millisecond.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -139,6 +140,16 @@ struct Turn {
     keys: Vec<Key>,
     /// Queues of the last records, by number: those of the next ones, more often than not.
     queues: [Option<Arc<Queue>>; KNOWN_QUEUES],
+    /// Topics that were deleted, and where the log ended then, as far as that is not dispatched.
+    deleted: HashMap<Box<str>, u64>,
+}
+
+impl Turn {
+    /// Whether a record's queue is gone. One of that name is another's.
+    fn is_deleted(&self, record: &RecordView<'_>) -> bool {
+        let deleted_at = self.deleted.get(record.topic());
+        deleted_at.is_some_and(|end| record.physical_offset().number() < *end)
+    }
 }
 
 /// What dispatch makes of a record.
@@ -210,6 +221,9 @@ impl Dispatcher {
         {
             index.add(&mut turn.keys);
         }
+        if !turn.deleted.is_empty() {
+            turn.deleted.retain(|_, end| *end > limit);
+        }
         self.position.store(limit, Ordering::Release);
         self.observer.dispatched_all();
     }
@@ -225,6 +239,9 @@ impl Dispatcher {
         let Some(entry) = derived.entry else {
             return;
         };
+        if !turn.deleted.is_empty() && turn.is_deleted(record) {
+            return;
+        }
         let is_its_queue = |queue: &Arc<Queue>| {
             queue.name.id == record.queue_id() && *queue.name.topic == *record.topic()
         };
@@ -271,9 +288,20 @@ impl Dispatcher {
         });
     }
 
-    /// Forgets the queues of the last records: a topic was deleted.
-    pub(crate) fn forget_queues(&self) {
-        self.turn.lock().queues = Default::default();
+    /// A topic is deleted: `take` takes its queues out and tells where the log ends at that moment. What was appended before
+    /// and is not dispatched yet goes to no queue, least of all to a new one of that name.
+    pub(crate) fn delete_topic(
+        &self,
+        topic: &str,
+        take: impl FnOnce() -> (Vec<Arc<Queue>>, u64),
+    ) -> Vec<Arc<Queue>> {
+        let mut turn = self.turn.lock();
+        let (queues, end) = take();
+        turn.queues = Default::default();
+        if end > self.position() {
+            turn.deleted.insert(topic.into(), end);
+        }
+        queues
     }
 
     /// The schedule topic keeps the time of delivery in place of the tag (spec/store.md §3.1).

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use agena_protocol::queue::QueueId;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::batch_queue::BATCH_ENTRY_BYTES;
 use crate::config::{IsBatchTopic, StoreConfig};
@@ -34,8 +34,8 @@ pub(crate) struct QueueTable {
     unwritten_bytes: AtomicUsize,
     /// Queues of more than one file: what retention looks at, so that it need not go over all.
     long: Mutex<Vec<Weak<Queue>>>,
-    /// Held by whoever writes or removes files of a queue, one queue at a time: a file that is being written must not be made
-    /// anew behind its removal.
+    /// Held by whoever writes or removes files of queues, one queue at a time, or all of a topic that goes: a file that is being
+    /// written must not be made anew behind its removal. Taken in front of all other locks.
     file_changes: Mutex<()>,
     /// Queues in `topics`. Changed while that is locked for writing.
     count: AtomicUsize,
@@ -242,12 +242,20 @@ impl QueueTable {
         self.long.lock().extend(queues.iter().map(Arc::downgrade));
     }
 
-    /// Takes a topic's queues out.
-    pub(crate) fn remove_topic(&self, topic: &str) -> Vec<Arc<Queue>> {
-        let queues = self.topics.write().remove(topic).unwrap_or_default();
-        self.count.fetch_sub(queues.0.len(), Ordering::Relaxed);
+    /// Until this is dropped, no file of a queue is written or removed by anybody else.
+    pub(crate) fn stop_writing(&self) -> MutexGuard<'_, ()> {
+        self.file_changes.lock()
+    }
+
+    /// Takes a topic's queues out. Between two appends: who appends looks under the same lock whether his queues are here.
+    pub(crate) fn take_topic(&self, topic: &str) -> Vec<Arc<Queue>> {
+        let queues = self.topics.write().remove(topic).unwrap_or_default().0;
+        for queue in &queues {
+            queue.is_removed.store(true, Ordering::Relaxed);
+        }
+        self.count.fetch_sub(queues.len(), Ordering::Relaxed);
         self.share_memory();
-        queues.0
+        queues
     }
 
     /// Removes the files of a topic whose queues were taken out; returns how many of these had any.
@@ -255,11 +263,10 @@ impl QueueTable {
         &self,
         topic: &str,
         queues: &[Arc<Queue>],
+        _alone: &MutexGuard<'_, ()>,
     ) -> Result<u64, StoreError> {
         let mut removed = 0;
         for queue in queues {
-            let _turn = self.file_changes.lock();
-            queue.is_removed.store(true, Ordering::Relaxed);
             let mut state = queue.lock();
             let (first, behind) = state.log.files();
             state.log.remove_all(self.files(queue.kind), &queue.name)?;

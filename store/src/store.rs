@@ -540,6 +540,27 @@ impl Shared {
         self.health
             .may_append(|| self.clock.monotonic())
             .map_err(|reason| self.refusal(reason))?;
+        let (written, queues) = loop {
+            let queues = self.queues_of(batch)?;
+            if let Some(written) = self.log.append(batch, &queues)? {
+                break (written, queues);
+            }
+        };
+        self.health.has_space();
+        self.commit.appended();
+        if !self.config.durability.is_device() {
+            self.dispatcher.dispatch_to(&self.log, written.end, &queues);
+            self.alarm.ring();
+        }
+        Ok(Appended {
+            placed: written.placed,
+            ack: Ack { end: written.end },
+            wait_for_flush: batch.items.iter().any(|item| item.wait_for_flush),
+        })
+    }
+
+    /// The queue of each message.
+    fn queues_of(&self, batch: &AppendBatch<'_>) -> Result<SmallVec<[Arc<Queue>; 8]>, StoreError> {
         let mut queues: SmallVec<[Arc<Queue>; 8]> = SmallVec::with_capacity(batch.items.len());
         for item in &batch.items {
             let fields = item.encoder.fields();
@@ -553,19 +574,7 @@ impl Shared {
             };
             queues.push(queue);
         }
-        let wait_for_flush = batch.items.iter().any(|item| item.wait_for_flush);
-        let written = self.log.append(batch, &queues)?;
-        self.health.has_space();
-        self.commit.appended();
-        if !self.config.durability.is_device() {
-            self.dispatcher.dispatch_to(&self.log, written.end, &queues);
-            self.alarm.ring();
-        }
-        Ok(Appended {
-            placed: written.placed,
-            ack: Ack { end: written.end },
-            wait_for_flush,
-        })
+        Ok(queues)
     }
 
     fn refusal(&self, reason: ReadOnlyReason) -> StoreError {
@@ -583,9 +592,15 @@ impl Shared {
 
     /// The queue, made if need be, and loaded.
     fn loaded_queue(&self, topic: &str, id: QueueId) -> Result<Arc<Queue>, StoreError> {
-        let queue = self.queues.get_or_make(topic, id);
-        self.load(&queue)?;
-        Ok(queue)
+        loop {
+            let queue = self.queues.get_or_make(topic, id);
+            match self.load(&queue) {
+                Ok(()) => return Ok(queue),
+                // Its files went while they were read.
+                Err(_) if queue.is_removed.load(Ordering::Relaxed) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn load(&self, queue: &Queue) -> Result<(), StoreError> {
@@ -705,14 +720,22 @@ impl Shared {
     /// Marks the end of the log: what was removed until now is not derived again from the records that are still there,
     /// where it would mix with those of a topic of the same name.
     fn mark_removed(&self) -> Result<(), StoreError> {
-        let marked = self.commit.sync(&self.log).and_then(|_| keeper::mark(self));
+        let marked = self.commit.sync(&self.log).and_then(|durable| {
+            self.dispatcher.dispatch_to(&self.log, durable, &[]);
+            keeper::mark(self)
+        });
         marked.inspect_err(|error| self.note_failure(error))
     }
 
     fn remove_topic(&self, topic: &str) -> Result<(), StoreError> {
-        let queues = self.queues.remove_topic(topic);
-        self.dispatcher.forget_queues();
-        let removed = self.queues.remove_files(topic, &queues)?;
+        // In front of the rest: what a new queue of this name writes must not go with the old one's files.
+        let alone = self.queues.stop_writing();
+        let queues = self.dispatcher.delete_topic(topic, || {
+            self.log
+                .between_appends(|end| (self.queues.take_topic(topic), end))
+        });
+        let removed = self.queues.remove_files(topic, &queues, &alone)?;
+        drop(alone);
         // The mark tells how many queues there are; one too many would make the next start look for it.
         let mut checkpoint = self.checkpoint.lock();
         if let Some(mark) = &mut checkpoint.mark {
