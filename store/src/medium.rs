@@ -70,58 +70,13 @@ impl Space {
     }
 }
 
-/// A file system. All calls may block.
+/// A file system: that of the machine, but for what an implementation does itself. All calls may block.
 #[expect(
     clippy::missing_errors_doc,
     reason = "each call fails as the system call of its name does"
 )]
 pub trait Medium: Send + Sync + fmt::Debug + 'static {
     /// Opens a file.
-    fn open(&self, path: &Path, access: Access) -> io::Result<StoreFile>;
-    /// Size and age.
-    fn meta(&self, path: &Path) -> io::Result<Meta>;
-    /// Names in a directory, in no order; none when the directory is missing.
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
-    /// Makes a directory and those above it.
-    fn create_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Gives a file its length; what is new is a hole.
-    fn set_len(&self, file: &StoreFile, len: u64) -> io::Result<()>;
-    /// Reserves space, so that writing a mapping of it cannot fail for want of any.
-    fn allocate(&self, file: &StoreFile, at: u64, len: u64) -> io::Result<()>;
-    /// Makes a range read as zeros, without keeping its space.
-    fn zero(&self, file: &StoreFile, at: u64, len: u64) -> io::Result<()>;
-    /// The first place at or behind `at` that is not in a hole.
-    fn next_data(&self, file: &StoreFile, at: u64) -> io::Result<Option<u64>>;
-    /// Reads exactly.
-    fn read_at(&self, file: &StoreFile, bytes: &mut [u8], at: u64) -> io::Result<()>;
-    /// Reads exactly, unless that would have to wait for the device: then false, and `bytes` are anything. A medium that cannot
-    /// tell reads.
-    fn read_cached_at(&self, file: &StoreFile, bytes: &mut [u8], at: u64) -> io::Result<bool> {
-        self.read_at(file, bytes, at).map(|()| true)
-    }
-    /// Writes all.
-    fn write_at(&self, file: &StoreFile, bytes: &[u8], at: u64) -> io::Result<()>;
-    /// Everything written to the file, through a mapping or not, is on the device when this returns.
-    fn sync_data(&self, file: &StoreFile) -> io::Result<()>;
-    /// Everything written to the file system of `dir` is on the device.
-    fn sync_all(&self, dir: &Path) -> io::Result<()>;
-    /// Names made and removed in `dir` are on the device.
-    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Gives a file another name, over one that exists.
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Removes a file.
-    fn remove_file(&self, path: &Path) -> io::Result<()>;
-    /// Removes a directory and all in it.
-    fn remove_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Space of the file system that holds `path`.
-    fn space(&self, path: &Path) -> io::Result<Space>;
-}
-
-/// The machine's file systems.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct DiskMedium;
-
-impl Medium for DiskMedium {
     fn open(&self, path: &Path, access: Access) -> io::Result<StoreFile> {
         let file = File::options()
             .read(true)
@@ -135,6 +90,7 @@ impl Medium for DiskMedium {
         })
     }
 
+    /// Size and age.
     fn meta(&self, path: &Path) -> io::Result<Meta> {
         let meta = fs::metadata(path)?;
         let modified_ms = meta
@@ -147,6 +103,7 @@ impl Medium for DiskMedium {
         })
     }
 
+    /// Names in a directory, in no order; none when the directory is missing.
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
         let entries = match fs::read_dir(dir) {
             Ok(entries) => entries,
@@ -164,14 +121,17 @@ impl Medium for DiskMedium {
         Ok(listed)
     }
 
+    /// Makes a directory and those above it.
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         fs::create_dir_all(dir)
     }
 
+    /// Gives a file its length; what is new is a hole.
     fn set_len(&self, file: &StoreFile, len: u64) -> io::Result<()> {
         file.file.set_len(len)
     }
 
+    /// Reserves space, so that writing a mapping of it cannot fail for want of any.
     fn allocate(&self, file: &StoreFile, at: u64, len: u64) -> io::Result<()> {
         match rustix::fs::fallocate(&file.file, FallocateFlags::KEEP_SIZE, at, len) {
             // File systems without it cannot promise space; there a full disk is met when writing.
@@ -180,6 +140,7 @@ impl Medium for DiskMedium {
         }
     }
 
+    /// Makes a range read as zeros, without keeping its space.
     fn zero(&self, file: &StoreFile, at: u64, len: u64) -> io::Result<()> {
         if len == 0 {
             return Ok(());
@@ -192,6 +153,7 @@ impl Medium for DiskMedium {
         }
     }
 
+    /// The first place at or behind `at` that is not in a hole.
     fn next_data(&self, file: &StoreFile, at: u64) -> io::Result<Option<u64>> {
         match rustix::fs::seek(&file.file, SeekFrom::Data(at)) {
             Ok(found) => Ok(Some(found)),
@@ -201,10 +163,12 @@ impl Medium for DiskMedium {
         }
     }
 
+    /// Reads exactly.
     fn read_at(&self, file: &StoreFile, bytes: &mut [u8], at: u64) -> io::Result<()> {
         file.file.read_exact_at(bytes, at)
     }
 
+    /// Reads exactly, unless that would have to wait for the device: then false, and `bytes` are anything.
     fn read_cached_at(&self, file: &StoreFile, bytes: &mut [u8], at: u64) -> io::Result<bool> {
         let wanted = bytes.len();
         let mut parts = [IoSliceMut::new(bytes)];
@@ -219,34 +183,42 @@ impl Medium for DiskMedium {
         }
     }
 
+    /// Writes all.
     fn write_at(&self, file: &StoreFile, bytes: &[u8], at: u64) -> io::Result<()> {
         file.file.write_all_at(bytes, at)
     }
 
+    /// Everything written to the file, through a mapping or not, is on the device when this returns.
     fn sync_data(&self, file: &StoreFile) -> io::Result<()> {
         file.file.sync_data()
     }
 
+    /// Everything written to the file system of `dir` is on the device.
     fn sync_all(&self, dir: &Path) -> io::Result<()> {
         Ok(rustix::fs::syncfs(File::open(dir)?)?)
     }
 
+    /// Names made and removed in `dir` are on the device.
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
     }
 
+    /// Gives a file another name, over one that exists.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
 
+    /// Removes a file.
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
 
+    /// Removes a directory and all in it.
     fn remove_dir(&self, dir: &Path) -> io::Result<()> {
         fs::remove_dir_all(dir)
     }
 
+    /// Space of the file system that holds `path`.
     fn space(&self, path: &Path) -> io::Result<Space> {
         let stat = rustix::fs::statvfs(path)?;
         Ok(Space {
@@ -255,6 +227,12 @@ impl Medium for DiskMedium {
         })
     }
 }
+
+/// The machine's file systems.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DiskMedium;
+
+impl Medium for DiskMedium {}
 
 fn write_zeros(file: &File, at: u64, len: u64) -> io::Result<()> {
     let zeros = [0_u8; 65_536];

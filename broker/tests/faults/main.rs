@@ -1,4 +1,4 @@
-//! What becomes of numbered messages when the device fails: it loses what was not synced, is full, or slow.
+//! What becomes of messages, and who hears of it, when the device fails: it loses what was not synced, is full, or slow.
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 #[path = "../requests/client.rs"]
@@ -9,5 +9,7 @@ mod device;
 #[path = "../../../store/tests/support/faulty.rs"]
 mod faulty;
 
+mod bad_disk;
+mod permission;
 mod power_cut;
 mod trouble;

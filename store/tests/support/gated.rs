@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
-use agena_store::medium::{Access, DiskMedium, Entry, Medium, Meta, Space, StoreFile};
+use agena_store::medium::{DiskMedium, Medium, StoreFile};
 
 /// How long a test waits for what should come at once.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -90,38 +90,6 @@ impl GatedMedium {
 }
 
 impl Medium for GatedMedium {
-    fn open(&self, path: &Path, access: Access) -> io::Result<StoreFile> {
-        DiskMedium.open(path, access)
-    }
-
-    fn meta(&self, path: &Path) -> io::Result<Meta> {
-        DiskMedium.meta(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
-        DiskMedium.list(dir)
-    }
-
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        DiskMedium.create_dir(dir)
-    }
-
-    fn set_len(&self, file: &StoreFile, len: u64) -> io::Result<()> {
-        DiskMedium.set_len(file, len)
-    }
-
-    fn allocate(&self, file: &StoreFile, at: u64, len: u64) -> io::Result<()> {
-        DiskMedium.allocate(file, at, len)
-    }
-
-    fn zero(&self, file: &StoreFile, at: u64, len: u64) -> io::Result<()> {
-        DiskMedium.zero(file, at, len)
-    }
-
-    fn next_data(&self, file: &StoreFile, at: u64) -> io::Result<Option<u64>> {
-        DiskMedium.next_data(file, at)
-    }
-
     fn read_at(&self, file: &StoreFile, bytes: &mut [u8], at: u64) -> io::Result<()> {
         self.pass(file, Waiting::Reads);
         DiskMedium.read_at(file, bytes, at)
@@ -140,32 +108,8 @@ impl Medium for GatedMedium {
         DiskMedium.write_at(file, bytes, at)
     }
 
-    fn sync_data(&self, file: &StoreFile) -> io::Result<()> {
-        DiskMedium.sync_data(file)
-    }
-
     fn sync_all(&self, _dir: &Path) -> io::Result<()> {
         // The whole machine's file system is none of a test's business.
         Ok(())
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        DiskMedium.sync_dir(dir)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        DiskMedium.rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        DiskMedium.remove_file(path)
-    }
-
-    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        DiskMedium.remove_dir(dir)
-    }
-
-    fn space(&self, path: &Path) -> io::Result<Space> {
-        DiskMedium.space(path)
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use agena_store::medium::{Access, DiskMedium, Entry, Medium, Meta, Space, StoreFile};
+use agena_store::medium::{Access, DiskMedium, Medium, Space, StoreFile};
 
 /// Bytes of the file system that a test sees.
 const TOTAL: u64 = 1 << 20;
@@ -63,42 +63,6 @@ impl Medium for RoomyMedium {
         DiskMedium.remove_file(path)
     }
 
-    fn meta(&self, path: &Path) -> io::Result<Meta> {
-        DiskMedium.meta(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
-        DiskMedium.list(dir)
-    }
-
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        DiskMedium.create_dir(dir)
-    }
-
-    fn set_len(&self, file: &StoreFile, len: u64) -> io::Result<()> {
-        DiskMedium.set_len(file, len)
-    }
-
-    fn allocate(&self, file: &StoreFile, at: u64, len: u64) -> io::Result<()> {
-        DiskMedium.allocate(file, at, len)
-    }
-
-    fn zero(&self, file: &StoreFile, at: u64, len: u64) -> io::Result<()> {
-        DiskMedium.zero(file, at, len)
-    }
-
-    fn next_data(&self, file: &StoreFile, at: u64) -> io::Result<Option<u64>> {
-        DiskMedium.next_data(file, at)
-    }
-
-    fn read_at(&self, file: &StoreFile, bytes: &mut [u8], at: u64) -> io::Result<()> {
-        DiskMedium.read_at(file, bytes, at)
-    }
-
-    fn write_at(&self, file: &StoreFile, bytes: &[u8], at: u64) -> io::Result<()> {
-        DiskMedium.write_at(file, bytes, at)
-    }
-
     /// What these tests ask for is not on any device: without the wait they take a tenth of the time.
     fn sync_data(&self, _file: &StoreFile) -> io::Result<()> {
         Ok(())
@@ -110,13 +74,5 @@ impl Medium for RoomyMedium {
 
     fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
         Ok(())
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        DiskMedium.rename(from, to)
-    }
-
-    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        DiskMedium.remove_dir(dir)
     }
 }

@@ -1,9 +1,7 @@
 //! A store that takes no messages takes the write permission out of the routes, and gives it back.
 
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use agena_broker::Broker;
@@ -14,117 +12,13 @@ use agena_protocol::command::Command;
 use agena_protocol::fastjson;
 use agena_protocol::request_code::RequestCode;
 use agena_protocol::response_code::ResponseCode;
-use agena_store::medium::{Access, DiskMedium, Entry, Medium, Meta, Space, StoreFile};
 
+use crate::bad_disk::BadDisk;
 use crate::client::{Asked, TIMEOUT, message, pull_of};
 
 /// A producer finds out from its name server in this time.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
 const TOPIC: &str = "T";
-
-/// A disk whose syncs fail when told, and that is full when told.
-#[derive(Debug, Default)]
-struct BadDisk {
-    fails: AtomicBool,
-    full: AtomicBool,
-}
-
-impl BadDisk {
-    fn sync(&self) -> io::Result<()> {
-        match self.fails.load(Ordering::SeqCst) {
-            true => Err(io::Error::other("injected")),
-            false => Ok(()),
-        }
-    }
-
-    fn room(&self) -> io::Result<()> {
-        match self.full.load(Ordering::SeqCst) {
-            true => Err(io::ErrorKind::StorageFull.into()),
-            false => Ok(()),
-        }
-    }
-}
-
-impl Medium for BadDisk {
-    fn open(&self, path: &Path, access: Access) -> io::Result<StoreFile> {
-        DiskMedium.open(path, access)
-    }
-
-    fn meta(&self, path: &Path) -> io::Result<Meta> {
-        DiskMedium.meta(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
-        DiskMedium.list(dir)
-    }
-
-    fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        DiskMedium.create_dir(dir)
-    }
-
-    fn set_len(&self, file: &StoreFile, len: u64) -> io::Result<()> {
-        DiskMedium.set_len(file, len)
-    }
-
-    fn allocate(&self, file: &StoreFile, at: u64, len: u64) -> io::Result<()> {
-        self.room()?;
-        DiskMedium.allocate(file, at, len)
-    }
-
-    fn zero(&self, file: &StoreFile, at: u64, len: u64) -> io::Result<()> {
-        DiskMedium.zero(file, at, len)
-    }
-
-    fn next_data(&self, file: &StoreFile, at: u64) -> io::Result<Option<u64>> {
-        DiskMedium.next_data(file, at)
-    }
-
-    fn read_at(&self, file: &StoreFile, bytes: &mut [u8], at: u64) -> io::Result<()> {
-        DiskMedium.read_at(file, bytes, at)
-    }
-
-    fn write_at(&self, file: &StoreFile, bytes: &[u8], at: u64) -> io::Result<()> {
-        self.room()?;
-        DiskMedium.write_at(file, bytes, at)
-    }
-
-    fn sync_data(&self, file: &StoreFile) -> io::Result<()> {
-        self.sync()?;
-        DiskMedium.sync_data(file)
-    }
-
-    fn sync_all(&self, dir: &Path) -> io::Result<()> {
-        self.sync()?;
-        DiskMedium.sync_all(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.sync()?;
-        DiskMedium.sync_dir(dir)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        DiskMedium.rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        DiskMedium.remove_file(path)
-    }
-
-    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
-        DiskMedium.remove_dir(dir)
-    }
-
-    fn space(&self, path: &Path) -> io::Result<Space> {
-        match self.full.load(Ordering::SeqCst) {
-            true => Ok(Space {
-                total: 1 << 30,
-                available: 0,
-            }),
-            false => DiskMedium.space(path),
-        }
-    }
-}
 
 /// A name server, and a broker on a disk of its own that it knows.
 struct Cluster {
@@ -214,14 +108,14 @@ async fn a_failed_sync_takes_the_write_permission_out_of_the_route_within_a_seco
 async fn a_full_disk_takes_the_write_permission_and_space_gives_it_back() {
     let cluster = Cluster::start().await;
     for _ in 0..2 {
-        cluster.disk.full.store(true, Ordering::SeqCst);
+        cluster.disk.is_full.store(true, Ordering::SeqCst);
         let body = vec![b'x'; 100_000];
         let deadline = Instant::now() + TIMEOUT;
         while cluster.asked.call(message(TOPIC, 0, "", &body)).await.code == 0 {
             assert!(Instant::now() < deadline, "the disk is full some time");
         }
         cluster.wait_until_writable(false, TOLD_WITHIN).await;
-        cluster.disk.full.store(false, Ordering::SeqCst);
+        cluster.disk.is_full.store(false, Ordering::SeqCst);
         cluster.wait_until_writable(true, TOLD_WITHIN).await;
         cluster.asked.stored(TOPIC, 0, "", b"goes on").await;
     }
