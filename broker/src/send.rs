@@ -355,7 +355,10 @@ pub(crate) fn not_stored(error: &StoreError) -> Refused {
         ),
         other => {
             tracing::error!(%other, "a message could not be stored");
-            Refused::new(ResponseCode::SystemError, "UNKNOWN_ERROR")
+            Refused::new(
+                ResponseCode::SystemError,
+                format!("UNKNOWN_ERROR ({other})"),
+            )
         }
     }
 }

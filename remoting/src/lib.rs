@@ -17,6 +17,7 @@ pub mod client;
 pub mod connection;
 mod connection_task;
 pub mod error;
+pub mod file_limit;
 pub mod limits;
 mod outbox;
 mod preamble;

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::connection::Connection;
 use crate::connection_task::ConnectionTask;
 use crate::error::{BindError, Ended};
+use crate::file_limit;
 use crate::limits::{Limits, LogBound, Share};
 use crate::reply::Replies;
 use crate::threads::{ConnectionThreads, Seat};
@@ -48,7 +49,8 @@ pub struct ServerConfig {
     pub in_flight_bytes_per_connection: usize,
     /// The same for all connections together; see [`crate::limits`].
     pub in_flight_bytes_total: usize,
-    /// More connections than this are closed as they come.
+    /// More connections than this are closed as they come, and those that would take the process's last files
+    /// ([`crate::file_limit`]).
     pub connections_max: usize,
     /// Connections that the system accepts on our behalf while we are busy.
     pub backlog: u32,
@@ -217,6 +219,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: oneshot
 
 impl Shared {
     fn serve(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        if !file_limit::leaves_room(&stream) {
+            self.refuse(peer, file_limit::connections_max());
+            return;
+        }
         let seat = Seat::take(self.config.threads.as_deref());
         let entered = seat.enter();
         let share = Share::new(self.limits.clone());
@@ -259,10 +265,7 @@ impl Shared {
         let mut connections = self.connections.lock();
         if connections.len() >= self.config.connections_max {
             drop(connections);
-            self.warn(|suppressed| {
-                tracing::warn!(peer = %connection.peer(), max = self.config.connections_max,
-                    suppressed, "connection refused: there are as many as may be");
-            });
+            self.refuse(connection.peer(), self.config.connections_max as u64);
             return false;
         }
         connections.insert(
@@ -273,6 +276,12 @@ impl Shared {
             },
         );
         true
+    }
+
+    fn refuse(&self, peer: SocketAddr, max: u64) {
+        self.warn(|suppressed| {
+            tracing::warn!(%peer, max, suppressed, "connection refused: there are as many as may be");
+        });
     }
 
     fn log_end(&self, peer: SocketAddr, ended: &Ended) {

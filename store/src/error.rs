@@ -92,11 +92,23 @@ impl StoreError {
         }
     }
 
+    /// Whether the system had no descriptor left to open a file with: nothing was written, and it can be tried again.
+    pub(crate) fn is_out_of_files(&self) -> bool {
+        let Self::Io { source, .. } = self else {
+            return false;
+        };
+        let errno = rustix::io::Errno::from_io_error(source);
+        matches!(
+            errno,
+            Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE)
+        )
+    }
+
     /// Whether a device failed in changing or keeping what it has; as opposed to a file that cannot be opened now, for want
     /// of descriptors perhaps, and to a full disk.
     pub(crate) fn is_failed_write(&self) -> bool {
         match self {
-            Self::Io { operation, .. } => {
+            Self::Io { operation, .. } if !self.is_out_of_files() => {
                 matches!(
                     *operation,
                     "sync" | "write" | "zero" | "extend" | "allocate"

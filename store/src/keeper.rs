@@ -125,6 +125,9 @@ impl Keeper {
                 Err(StoreError::DiskFull { .. }) => {
                     shared.health.disk_full(shared.clock.monotonic());
                 }
+                Err(error) if error.is_out_of_files() => {
+                    tracing::warn!(%error, "what is derived from the log is not written; trying again");
+                }
                 Err(error) => {
                     shared.health.fence(&error);
                     return;

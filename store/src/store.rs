@@ -701,6 +701,8 @@ impl Shared {
     pub(crate) fn note_failure(&self, error: &StoreError) {
         if matches!(error, StoreError::DiskFull { .. }) {
             self.health.disk_full(self.clock.monotonic());
+        } else if error.is_out_of_files() {
+            tracing::warn!(%error, "a file of the store could not be opened; it is tried again");
         } else {
             self.health.fence(error);
         }

@@ -15,12 +15,15 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use agena_protocol::queue::QueueId;
 use agena_store::inspect::{VerifyOptions, verify};
+use agena_store::medium::{Access, DiskMedium, Entry, Medium, StoreFile};
 use agena_store::{Durability, Opened, ReadOnlyReason, Store, StoreError};
 use device::{Random, fast_dir};
 use faulty::{Calls, FaultyMedium};
@@ -338,4 +341,83 @@ fn lost_queues_and_index_are_built_from_the_log() {
             }
         }
     }
+}
+
+/// A process that has no descriptor left to open a file with.
+#[derive(Debug, Default)]
+struct FewFiles {
+    has_none: AtomicBool,
+    /// How often which thread was refused one.
+    refused: Mutex<BTreeMap<String, u64>>,
+}
+
+impl FewFiles {
+    fn take(&self) -> io::Result<()> {
+        if !self.has_none.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        *self.refused.lock().unwrap().entry(thread).or_default() += 1;
+        Err(rustix::io::Errno::MFILE.into())
+    }
+}
+
+impl Medium for FewFiles {
+    fn open(&self, path: &Path, access: Access) -> io::Result<StoreFile> {
+        self.take()?;
+        DiskMedium.open(path, access)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        self.take()?;
+        DiskMedium.list(dir)
+    }
+
+    fn sync_all(&self, dir: &Path) -> io::Result<()> {
+        self.take()?;
+        DiskMedium.sync_all(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.take()?;
+        DiskMedium.sync_dir(dir)
+    }
+}
+
+#[test]
+fn a_process_without_descriptors_is_no_failed_device() {
+    let dir = fast_dir();
+    let medium = Arc::new(FewFiles::default());
+    let mut config = small(dir.path());
+    config.medium = medium.clone();
+    let (store, _) = Store::open(config, Arc::new(FastClock::default()), Arc::new(())).unwrap();
+    put(&store, "T", 0, b"first");
+    medium.has_none.store(true, Ordering::SeqCst);
+    let (mut stored, mut refused) = (1, 0);
+    let began = Instant::now();
+    // Until the log, its queues and the index wanted files again and again.
+    let wanted = |thread| {
+        let refused = medium.refused.lock().unwrap();
+        refused.get(thread).is_some_and(|count| *count > 2)
+    };
+    while refused < 20 || !wanted("store-keeper") || !wanted("store-index") {
+        assert!(began.elapsed() < Duration::from_secs(60));
+        let properties = support::properties(&[("KEYS", "k")]);
+        match append(&store, &[message("T", 0, &[7; 4000], &properties)]) {
+            Ok(_) => stored += 1,
+            Err(StoreError::Io { .. }) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(store.is_writable());
+    medium.has_none.store(false, Ordering::SeqCst);
+    put(&store, "T", 0, b"last");
+    assert_eq!(all(&store, "T", 0).len(), stored + 1);
+    store.close().unwrap();
+    drop(store);
+    // Queues and index as well.
+    verified(dir.path(), "behind it");
+    let (store, opened) = open(small(dir.path()));
+    assert!(matches!(opened, Opened::Clean), "{opened:?}");
+    assert_eq!(all(&store, "T", 0).len(), stored + 1);
 }

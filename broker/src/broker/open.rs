@@ -11,6 +11,7 @@ use std::time::Duration;
 use agena_protocol::bodies::topic_config::TopicConfigSerializeWrapper;
 use agena_protocol::clock::{Clock, SystemClock};
 use agena_protocol::message_id::UniqueIds;
+use agena_remoting::file_limit;
 use agena_remoting::server::{Server, ServerConfig};
 use agena_remoting::threads::ConnectionThreads;
 use agena_store::medium::Medium;
@@ -361,6 +362,8 @@ fn store_config(
     };
     store.retention = retention(config)?;
     store.is_batch_topic = Arc::new(move |topic| batch_topics.contains(topic));
+    // Of each kind of queue, beside the log's and the index's own.
+    store.open_queue_files_max = store.open_queue_files_max.min(file_limit::spare() / 4);
     Ok(store)
 }
 

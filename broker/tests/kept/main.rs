@@ -3,6 +3,7 @@
 
 mod dedup;
 mod delays;
+mod files;
 mod locks;
 mod process;
 mod settings;

@@ -52,7 +52,12 @@ impl BrokerProcess {
 
     /// The same with these lines in its configuration.
     pub(super) fn start_with(directory: &Path, more: &str) -> Self {
-        let mut child = command(directory, more).spawn().unwrap();
+        Self::of(&mut command(directory, more))
+    }
+
+    /// The broker that a command starts.
+    pub(super) fn of(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let mut said = BufReader::new(child.stdout.take().unwrap());
         let address = loop {
             let mut line = String::new();
@@ -69,6 +74,12 @@ impl BrokerProcess {
         // Whoever stops reading a pipe stops its writer.
         std::thread::spawn(move || said.lines().for_each(drop));
         Self { child, address }
+    }
+
+    /// Files that it has open.
+    pub(super) fn open_files(&self) -> usize {
+        let files = format!("/proc/{}/fd", self.child.id());
+        std::fs::read_dir(files).unwrap().count()
     }
 
     /// A connection to it.
