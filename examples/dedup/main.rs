@@ -219,8 +219,11 @@ fn load(
         let answered = pace.answered();
         let begin = Instant::now();
         servers.kill()?;
+        // Those that were answered before `up` returns would be far beyond the next kill by then.
+        pace.rest(true);
         started = SystemTime::now();
         servers.up()?;
+        pace.rest(false);
         say(&format!(
             "kill {kill} after {answered} messages, up again after {} ms",
             begin.elapsed().as_millis()
