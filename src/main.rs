@@ -114,9 +114,6 @@ async fn serve(arguments: &Arguments, config: BrokerConfig) -> ExitCode {
         }
         None => {
             name_server.shutdown().await;
-            tracing::warn!(
-                "told to stop while the store was being opened; the next start opens it from the beginning"
-            );
             return ExitCode::SUCCESS;
         }
     };

@@ -131,9 +131,6 @@ async fn live(config: BrokerConfig, file: Option<PathBuf>) -> Result<(), StartEr
     let mut stop = StopSignal::take()?;
     let starting = start(config, file, Arc::new(DiskMedium));
     let Some(started) = stop.unless_told(starting).await else {
-        tracing::warn!(
-            "told to stop while the store was being opened; the next start opens it from the beginning"
-        );
         return Ok(());
     };
     let running = started?;

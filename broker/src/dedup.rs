@@ -129,7 +129,6 @@ pub(crate) enum Begun {
 /// All windows. One lock, taken by messages with an identity only.
 pub(crate) struct Dedup {
     table: Mutex<Table>,
-    limits: Limits,
     snapshots: Snapshots,
     repeats: AtomicU64,
     refused: AtomicU64,
@@ -158,10 +157,8 @@ pub(crate) struct Totals {
 impl Dedup {
     /// The windows as the log has them.
     pub(crate) fn open(directory: &Path, config: &BrokerConfig, store: &Store) -> Self {
-        let limits = Limits::of(config);
         let dedup = Self {
-            table: Mutex::new(Table::new(limits)),
-            limits,
+            table: Mutex::new(Table::new(Limits::of(config))),
             snapshots: Snapshots::new(directory, config),
             repeats: AtomicU64::new(0),
             refused: AtomicU64::new(0),

@@ -50,14 +50,20 @@ impl StopSignal {
         self.arrived = true;
     }
 
-    /// What `starting` comes to. `None` when a signal came and it was not done soon after: opening a large store may take
-    /// long, has acknowledged nothing yet, and begins again from the same files.
+    /// What the start of a broker comes to. `None`, with a line in the log, when a signal came and it was not done soon
+    /// after: opening a large store may take long, has acknowledged nothing yet, and begins again from the same files.
     pub async fn unless_told<T>(&mut self, starting: impl Future<Output = T>) -> Option<T> {
         let mut starting = pin!(starting);
         tokio::select! {
             started = &mut starting => return Some(started),
             () = self.arrived() => {}
         }
-        timeout(FINISHES_WITHIN, starting).await.ok()
+        let started = timeout(FINISHES_WITHIN, starting).await.ok();
+        if started.is_none() {
+            tracing::warn!(
+                "told to stop while the store was being opened; the next start opens it from the beginning"
+            );
+        }
+        started
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct QueueTable {
     /// Queues of more than one file: what retention looks at, so that it need not go over all.
     long: Mutex<Vec<Weak<Queue>>>,
     /// Held by whoever writes or removes files of queues, one queue at a time, or all of a topic that goes: a file that is being
-    /// written must not be made anew behind its removal. Taken in front of all other locks.
+    /// written must not be made anew behind its removal.
     file_changes: Mutex<()>,
     /// Queues in `topics`. Changed while that is locked for writing.
     count: AtomicUsize,

@@ -211,7 +211,8 @@ enum Held {
 }
 
 fn held_in(dedup: &Dedup, store: &Store, path: &Path) -> Held {
-    let fault = match file::read(path, dedup.limits) {
+    let limits = dedup.table.lock().limits();
+    let fault = match file::read(path, limits) {
         Ok(None) => return Held::None,
         Ok(Some(found)) if found.mark > store.log_end() => "it is of a longer log".to_owned(),
         Ok(Some(found)) if !is_of(store, found.anchor) => "it is of another log".to_owned(),

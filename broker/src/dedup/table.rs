@@ -83,6 +83,10 @@ impl Table {
         }
     }
 
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
+    }
+
     pub(super) fn len(&self) -> usize {
         self.windows.len()
     }

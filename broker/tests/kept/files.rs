@@ -25,7 +25,9 @@ fn connections_leave_files_to_the_store() {
     let mut limited = Command::new("sh");
     limited
         .arg("-c")
-        .arg(format!("ulimit -n {FILES}; exec \"$0\" \"$@\""))
+        .arg(format!(
+            "ulimit -Sn 100; ulimit -Hn {FILES}; exec \"$0\" \"$@\""
+        ))
         .arg(direct.get_program())
         .args(direct.get_args())
         .env_remove("NAMESRV_ADDR")
@@ -37,7 +39,9 @@ fn connections_leave_files_to_the_store() {
         .map(|_| TcpStream::connect(broker.address).unwrap())
         .collect();
     assert!(is_refused(flood.last_mut().unwrap()));
-    assert!(broker.open_files() < FILES - 50, "{}", broker.open_files());
+    // As many as it may have and not only those that it was given, but for the last ones.
+    let open = broker.open_files();
+    assert!((FILES / 2..FILES - 50).contains(&open), "{open}");
     // New log files, queues and an index: the store opens what it needs.
     for number in 0..40 {
         let body = "x".repeat(100_000);

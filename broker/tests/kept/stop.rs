@@ -2,22 +2,36 @@
 
 use std::fs::OpenOptions;
 use std::io::Read;
-use std::net::TcpListener;
-use std::process::{Command, Stdio};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use super::process::{BrokerProcess, command, terminate};
 
-/// A supervisor may change its mind before the broker has said that it serves. Here a name server that takes the connection
-/// and answers nothing holds that up.
+/// A broker that was not said to serve yet: a name server takes its connection and answers nothing.
+struct Registering {
+    child: Child,
+    name_server: (TcpListener, TcpStream),
+}
+
+impl Registering {
+    fn start(directory: &Path) -> Self {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let name_server = format!("namesrvAddr={}\n", silent.local_addr().unwrap());
+        let child = command(directory, &name_server).spawn().unwrap();
+        let (connection, _) = silent.accept().unwrap();
+        let name_server = (silent, connection);
+        Self { child, name_server }
+    }
+}
+
+/// A supervisor may change its mind before the broker has said that it serves.
 #[test]
 fn a_stop_before_the_broker_says_that_it_serves_is_in_order() {
     let directory = tempfile::tempdir().unwrap();
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let name_server = format!("namesrvAddr={}\n", silent.local_addr().unwrap());
-    let mut child = command(directory.path(), &name_server).spawn().unwrap();
-    let (_registering, _) = silent.accept().unwrap();
-    terminate(&child);
-    let ended = child.wait().unwrap();
+    let mut starting = Registering::start(directory.path());
+    terminate(&starting.child);
+    let ended = starting.child.wait().unwrap();
     assert!(ended.success(), "{ended}");
     assert!(
         !directory.path().join("store/abort").exists(),
@@ -29,14 +43,11 @@ fn a_stop_before_the_broker_says_that_it_serves_is_in_order() {
 #[test]
 fn a_broker_whose_output_nobody_reads_serves() {
     let directory = tempfile::tempdir().unwrap();
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let name_server = format!("namesrvAddr={}\n", silent.local_addr().unwrap());
-    let mut child = command(directory.path(), &name_server).spawn().unwrap();
-    let (registering, _) = silent.accept().unwrap();
-    drop(child.stdout.take());
-    drop((registering, silent));
-    terminate(&child);
-    let ended = child.wait().unwrap();
+    let mut starting = Registering::start(directory.path());
+    drop(starting.child.stdout.take());
+    drop(starting.name_server);
+    terminate(&starting.child);
+    let ended = starting.child.wait().unwrap();
     assert!(ended.success(), "{ended}");
 }
 

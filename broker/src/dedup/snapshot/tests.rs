@@ -74,12 +74,12 @@ fn a_file_takes_its_place_when_all_that_it_knows_is_on_the_device() {
     save_if_far(&windows, &log.store);
     assert_eq!(mark(&windows), Some(0));
     // A power cut now takes the messages, and no floor may remember them.
-    let found = file::read(&path(&log, "dedup.windows"), windows.limits);
+    let found = file::read(&path(&log, "dedup.windows"), windows.table.lock().limits());
     assert_eq!(found.unwrap().unwrap().table.len(), 0);
     log.store.close().unwrap();
     save_if_far(&windows, &log.store);
     assert_eq!(mark(&windows), Some(log.store.log_end().number()));
-    let found = file::read(&path(&log, "dedup.windows"), windows.limits);
+    let found = file::read(&path(&log, "dedup.windows"), windows.table.lock().limits());
     let found = found.unwrap().unwrap();
     let window = found.table.get("p").unwrap();
     assert_eq!((window.len(), window.floor), (10, Some(19)));
@@ -102,7 +102,7 @@ fn lower_limits_hold_from_the_next_open_on() {
     let windows = log.windows(&config(2, 4));
     let totals = windows.totals();
     assert_eq!((totals.producers, totals.sequences), (2, 8));
-    let file = file::read(&path(&log, "dedup.windows"), windows.limits).unwrap();
+    let file = file::read(&path(&log, "dedup.windows"), windows.table.lock().limits()).unwrap();
     assert_eq!(file.unwrap().table.len(), 2);
     assert_eq!(known(&windows, &log, "b", 4), "too old");
     assert_ne!(known(&windows, &log, "b", 5), "new");
@@ -141,7 +141,7 @@ fn a_file_of_another_log_is_not_believed() {
         // Another file is on its way at once.
         log.store.close().unwrap();
         save_if_far(&windows, &log.store);
-        let file = file::read(&path(&log, "dedup.windows"), windows.limits).unwrap();
+        let file = file::read(&path(&log, "dedup.windows"), windows.table.lock().limits()).unwrap();
         assert!(file.unwrap().table.get("p").is_none());
     }
 }
