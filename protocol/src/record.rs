@@ -10,6 +10,7 @@
 //! as well. Source: Apache's `MessageExtEncoder`, `MessageDecoder`; spec/store.md §2.1.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use thiserror::Error;
 
@@ -32,6 +33,9 @@ pub const BLANK_BYTES: usize = 8;
 pub const OVERHEAD_BYTES: usize = HEAD_V4_BYTES + 1 + 2;
 /// Bytes at the end of the properties that hold the sum over the whole record: name, 0x01, ten digits, 0x02.
 pub const CRC_PROPERTY_BYTES: usize = properties::CRC32.len() + 1 + 10 + 1;
+
+/// The bytes in front of a record without which it is none: its size and magic.
+pub const LEAD_BYTES: usize = 8;
 
 const QUEUE_ID_AT: usize = 12;
 const FLAG_AT: usize = 16;
@@ -523,6 +527,21 @@ impl<'a> RecordEncoder<'a> {
         physical_offset: PhysicalOffset,
         store_timestamp: i64,
     ) {
+        self.write_without_lead(out, queue_offset, physical_offset, store_timestamp);
+        self.write_lead(out);
+    }
+
+    /// [`write`](Self::write) without the first [`LEAD_BYTES`], which make it a record: until then nobody takes it for one.
+    ///
+    /// # Panics
+    /// When `out` is shorter than the record.
+    pub fn write_without_lead(
+        &mut self,
+        out: &mut [u8],
+        queue_offset: QueueOffset,
+        physical_offset: PhysicalOffset,
+        store_timestamp: i64,
+    ) {
         let out = &mut out[..self.total];
         put(
             &mut self.head,
@@ -540,12 +559,12 @@ impl<'a> RecordEncoder<'a> {
             &store_timestamp.to_be_bytes(),
         );
         let head = &self.head[..self.head_bytes];
-        let mut at = 0;
+        let mut at = LEAD_BYTES;
         let mut append = |part: &[u8]| {
             out[at..at + part.len()].copy_from_slice(part);
             at += part.len();
         };
-        append(head);
+        append(&head[LEAD_BYTES..]);
         self.for_each_tail_part(&mut append);
         if let Some(tail_crc) = &self.tail_crc {
             let mut crc = crc32fast::Hasher::new();
@@ -553,6 +572,17 @@ impl<'a> RecordEncoder<'a> {
             crc.combine(tail_crc);
             append(&encode_crc_property(crc.finalize() & 0x7FFF_FFFF));
         }
+    }
+
+    /// Writes what [`write_without_lead`](Self::write_without_lead) left out, behind everything else that this thread wrote: its
+    /// size and magic.
+    ///
+    /// # Panics
+    /// When `out` is shorter than that.
+    pub fn write_lead(&self, out: &mut [u8]) {
+        // A process is killed between two of its instructions: their order is what counts, not what other threads see.
+        compiler_fence(Ordering::SeqCst);
+        out[..LEAD_BYTES].copy_from_slice(&self.head[..LEAD_BYTES]);
     }
 
     /// Bytes that the sum takes behind the properties.

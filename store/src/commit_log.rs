@@ -4,6 +4,9 @@
 //! and publishes them together. Under the lock there is nothing but that; sums, encoding and limits were dealt with
 //! before, and space behind the tail is reserved ahead. Apache: `CommitLog`, `DefaultAppendMessageCallback`.
 //!
+//! A process can be killed at any byte. What makes a record one is written behind everything else of its append, so that
+//! nobody takes the start of one for the whole: no sum is over its properties.
+//!
 //! At the end of a file 8 bytes always remain: what does not fit goes to the next file, and a filler takes its place.
 
 use std::sync::Arc;
@@ -12,12 +15,14 @@ use std::time::Duration;
 
 use agena_protocol::clock::Clock;
 use agena_protocol::offset::{PhysicalOffset, QueueOffset};
-use agena_protocol::record::{BLANK_BYTES, RecordError, RecordView, blank, blank_length};
+use agena_protocol::record::{
+    BLANK_BYTES, LEAD_BYTES, RecordError, RecordView, blank, blank_length,
+};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use smallvec::SmallVec;
 
-use crate::append_batch::{AppendBatch, Placed};
+use crate::append_batch::{AppendBatch, Item, Placed};
 use crate::error::StoreError;
 use crate::health::Health;
 use crate::medium::Medium;
@@ -171,26 +176,40 @@ impl CommitLog {
         // 2. one store timestamp, never less than the last;
         let store_timestamp = self.clock.now_ms().max(tail.store_timestamp);
         tail.store_timestamp = store_timestamp;
-        // 3. for each record its queue offset, and its one copy into the mapping;
+        // 3. for each record its queue offset, and its one copy into the mapping but for its lead. The first byte on a page may
+        //    wait for a device, and who waits can be killed there;
         let mut placed = SmallVec::with_capacity(places.len());
-        for ((item, place), queue) in batch.items.iter_mut().zip(&places).zip(queues) {
+        let mut leadless = 0;
+        for (index, queue) in queues.iter().enumerate() {
+            let place = &places[index];
             if place.at
                 >= tail
                     .writer
                     .as_ref()
                     .map_or(0, |writer| writer.segment().limit())
             {
+                write_leads(
+                    &mut tail,
+                    &batch.items[leadless..index],
+                    &places[leadless..index],
+                );
+                leadless = index;
                 self.roll(&mut tail, place, &mut fresh);
             }
             let Some(writer) = &mut tail.writer else {
                 continue;
             };
+            let item = &mut batch.items[index];
             let bytes = item.encoder.total_bytes();
             let queue_offset = queue.assign(item.encoder.fields().sys_flag);
             let physical_offset = PhysicalOffset::new(place.at);
             writer.write(place.at, bytes, |out| {
-                item.encoder
-                    .write(out, queue_offset, physical_offset, store_timestamp);
+                item.encoder.write_without_lead(
+                    out,
+                    queue_offset,
+                    physical_offset,
+                    store_timestamp,
+                );
             });
             tail.end = place.at + bytes as u64;
             tail.last_record = Some(place.at);
@@ -201,7 +220,9 @@ impl CommitLog {
                 bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
             });
         }
-        // 4. all of it visible at once.
+        // 4. the leads, on pages that were just written;
+        write_leads(&mut tail, &batch.items[leadless..], &places[leadless..]);
+        // 5. all of it visible at once.
         let end = tail.end;
         if let Some(writer) = &mut tail.writer {
             writer.publish(end);
@@ -499,6 +520,16 @@ impl CommitLog {
             }
         }
         end
+    }
+}
+
+/// Makes what was written a record each, in order.
+fn write_leads(tail: &mut Tail, items: &[Item<'_>], places: &[Place]) {
+    let Some(writer) = &mut tail.writer else {
+        return;
+    };
+    for (item, place) in items.iter().zip(places) {
+        writer.write(place.at, LEAD_BYTES, |out| item.encoder.write_lead(out));
     }
 }
 
