@@ -6,7 +6,7 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agena_protocol::bodies::topic_config::TopicConfigSerializeWrapper;
 use agena_protocol::clock::{Clock, SystemClock};
@@ -15,7 +15,7 @@ use agena_remoting::file_limit;
 use agena_remoting::server::{Server, ServerConfig};
 use agena_remoting::threads::ConnectionThreads;
 use agena_store::medium::Medium;
-use agena_store::{Durability, Opened, ReadLimits, Retention, Store, StoreConfig};
+use agena_store::{Durability, Opened, ReadLimits, Retention, Store, StoreConfig, StoreError};
 use tokio::net::TcpSocket;
 use tokio::sync::{Notify, watch};
 
@@ -149,6 +149,27 @@ impl Ports {
     }
 }
 
+/// A broker that was killed holds its store until its last write has ended, which on a slow device takes a while.
+const GIVEN_UP_WITHIN: Duration = Duration::from_secs(10);
+const GIVEN_UP_LOOK: Duration = Duration::from_millis(50);
+
+/// Opens a store that another process may be about to give up.
+fn when_given_up<T>(open: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let begun = Instant::now();
+    let mut is_reported = false;
+    loop {
+        match open() {
+            Err(held @ StoreError::Held { .. }) if begun.elapsed() < GIVEN_UP_WITHIN => {
+                if !std::mem::replace(&mut is_reported, true) {
+                    tracing::warn!(%held, within = ?GIVEN_UP_WITHIN, "waiting for it to end");
+                }
+                std::thread::sleep(GIVEN_UP_LOOK);
+            }
+            other => return other,
+        }
+    }
+}
+
 fn build(
     config: BrokerConfig,
     path: Option<PathBuf>,
@@ -168,7 +189,8 @@ fn build(
     let batch_topics = batch_topics(&config_dir)?;
     let mut store_config = store_config(&config, batch_topics)?;
     store_config.medium = medium;
-    let (store, opened) = Store::open(store_config, clock.clone(), arrivals.clone())?;
+    let open = || Store::open(store_config.clone(), clock.clone(), arrivals.clone());
+    let (store, opened) = when_given_up(open)?;
     let ended_cleanly = matches!(opened, Opened::Clean);
     match opened {
         Opened::Clean => tracing::info!(root = config.store_path_root_dir, "store opened"),

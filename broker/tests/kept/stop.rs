@@ -1,10 +1,12 @@
 //! A broker is told to stop, at whatever moment of its life.
 
-use std::fs::OpenOptions;
-use std::io::Read;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+
+use rustix::fs::{FlockOperation, flock};
 
 use super::process::{BrokerProcess, command, terminate};
 
@@ -85,4 +87,25 @@ fn a_stop_while_a_store_is_opened_ends_the_broker_soon() {
     assert!(log.contains("while the store was being opened"), "{log}");
     std::fs::remove_file(&topics).unwrap();
     BrokerProcess::start(directory.path()).stop();
+}
+
+/// Whoever kills a broker starts the next one at once, while the system still ends the writes of the first.
+#[test]
+fn a_start_waits_for_a_store_that_is_being_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(directory.path().join("store")).unwrap();
+    let lock = File::create(directory.path().join("store/lock")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let mut command = command(directory.path(), "");
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let waits = log.find(|line| line.as_ref().unwrap().contains("is held by another broker"));
+    assert!(waits.is_some(), "it does not say what it waits for");
+    assert!(child.try_wait().unwrap().is_none(), "it does not wait");
+    drop(lock);
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    let serves = said.find(|line| line.as_ref().unwrap().contains("boot success"));
+    assert!(serves.is_some(), "it does not go on");
+    terminate(&child);
+    assert!(child.wait().unwrap().success());
 }
