@@ -55,10 +55,13 @@ impl Stored {
                 next = found.next_begin_offset;
                 for record in records(&answer.body) {
                     let record = record?;
-                    let property = |name| record.properties().get(name);
-                    let id = property(properties::PRODUCER_ID).ok_or("no producer id")?;
-                    let number = property(properties::SEQUENCE).ok_or("no number")?.parse()?;
                     let place = (queue_id, i64::try_from(record.queue_offset().number())?);
+                    let property = |name| {
+                        let value = record.properties().get(name);
+                        value.ok_or_else(|| format!("{name} is missing at {place:?}"))
+                    };
+                    let id = property(properties::PRODUCER_ID)?;
+                    let number = property(properties::SEQUENCE)?.parse()?;
                     all.entry((id.to_owned(), number)).or_default().push(place);
                 }
             }
