@@ -1,4 +1,4 @@
-//! A broker is told to stop, at whatever moment of its life.
+//! A broker is told to stop, at whatever moment of its life, and one is started where another has not quite ended.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
